@@ -1,0 +1,1 @@
+//! JetStream and KV: topology, publish, consume, acks, the resource document.

@@ -1,0 +1,1 @@
+//! One upstream read per blob: start, follow, finish.

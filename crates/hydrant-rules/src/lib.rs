@@ -1,0 +1,18 @@
+//! Resources: what a platform team writes down. Upstreams, credential sets, cache rules and
+//! webhooks are parsed, checked against each other and compiled into a [`Table`] that answers, for
+//! a downstream repository, which rule and upstream serve it. Pure: no IO, no clock.
+
+mod check;
+mod duration;
+mod fingerprint;
+mod resources;
+mod table;
+
+pub use check::{LIMITS, Limits, Problem, Problems};
+pub use duration::Span;
+pub use fingerprint::fingerprint;
+pub use resources::{
+    Credential, Delivery, Kind, Name, Platforms, Resource, Resources, Rule, Secret, Upstream,
+    Webhook,
+};
+pub use table::{Generation, Route, Table};

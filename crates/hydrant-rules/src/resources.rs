@@ -1,0 +1,302 @@
+//! The resources as they are written, in TOML or over the API. Unknown keys are refused.
+
+use crate::duration::Span;
+use hydrant_proto::Platform;
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf, str::FromStr};
+use url::Url;
+
+/// Everything that is configured, as one document. In TOML: `[[upstream]]`, `[[credential]]`,
+/// `[[rule]]`, `[[webhook]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstream: Vec<Upstream>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credential: Vec<Credential>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Rule>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub webhook: Vec<Webhook>,
+}
+
+/// The kinds of resource, as the API and the command line spell them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Upstream,
+    Credential,
+    Rule,
+    Webhook,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Upstream, Self::Credential, Self::Rule, Self::Webhook];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Credential => "credential",
+            Self::Rule => "rule",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One resource of any kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Resource {
+    Upstream(Upstream),
+    Credential(Credential),
+    Rule(Rule),
+    Webhook(Webhook),
+}
+
+/// The name of a resource: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`, so it is one token of a NATS
+/// subject and one DNS label.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Box<str>);
+
+impl Name {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let valid = (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            let shown: String = text.chars().take(80).collect();
+            Err(format!("name {shown:?} must be 1 to 63 lower-case letters, digits and inner dashes"))
+        }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.into()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A registry to fetch from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    pub name: Name,
+    /// `https://host[:port][/prefix]`. Plain http only with `allow_private`.
+    pub endpoint: Url,
+    /// Allows plain http, and loopback, private and link-local addresses, for this upstream.
+    #[serde(default)]
+    pub allow_private: bool,
+    /// Credential set sent to the endpoint and its token realms, nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Name>,
+    /// Hosts besides the endpoint's own whose token service may be sent the credential.
+    /// `registry-1.docker.io` knows `auth.docker.io` by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_hosts: Vec<String>,
+    /// Hosts that blob redirects may lead to, exact or `*.suffix`; empty allows any public host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redirect_hosts: Vec<String>,
+    /// Registry name that containerd (`?ns=`) and Docker (mirror root, for `docker.io`) know this
+    /// upstream by, such as `docker.io` or `ghcr.io`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Longest wait for a connection or for response headers.
+    #[serde(default = "Upstream::default_timeout")]
+    pub timeout: Span,
+    /// Most requests under way at once from one process.
+    #[serde(default = "Upstream::default_concurrency")]
+    pub concurrency: u32,
+}
+
+impl Upstream {
+    const fn default_timeout() -> Span {
+        Span::from_secs(15)
+    }
+
+    const fn default_concurrency() -> u32 {
+        64
+    }
+}
+
+/// A credential set: where a username and a password are, never what they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    pub name: Name,
+    pub username: Secret,
+    pub password: Secret,
+}
+
+/// Where a secret lives. It is read when used, so a rotated file is seen at the next use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Secret {
+    /// The name of an environment variable.
+    Env(String),
+    /// A file; one trailing newline is dropped. A relative path is relative to the configuration
+    /// file that names it.
+    File(PathBuf),
+}
+
+/// A cache rule: maps downstream repositories to upstream ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    pub name: Name,
+    /// Downstream repository: exact, or ending in `/*`; `*` alone takes everything.
+    pub downstream: String,
+    pub upstream: Name,
+    /// Upstream repository path; `*` stands for what the downstream `*` matched.
+    #[serde(default = "Rule::default_repository")]
+    pub repository: String,
+    #[serde(default)]
+    pub platforms: Platforms,
+    /// How long a tag is served without asking the upstream.
+    #[serde(default = "Rule::default_fresh_for")]
+    pub fresh_for: Span,
+    /// How long after its last confirmation a tag is still served, marked stale, while the
+    /// upstream cannot tell.
+    #[serde(default = "Rule::default_stale_for")]
+    pub stale_for: Span,
+    /// How stored blobs are delivered.
+    #[serde(default)]
+    pub delivery: Delivery,
+}
+
+impl Rule {
+    fn default_repository() -> String {
+        "*".to_owned()
+    }
+
+    const fn default_fresh_for() -> Span {
+        Span::from_secs(5 * 60)
+    }
+
+    const fn default_stale_for() -> Span {
+        Span::from_secs(30 * 24 * 60 * 60)
+    }
+}
+
+/// Which platforms of an index are hydrated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, from = "platforms::Written", into = "platforms::Written")]
+pub enum Platforms {
+    /// Those that clients have pulled.
+    #[default]
+    Pulled,
+    All,
+    These(Vec<Platform>),
+}
+
+mod platforms {
+    //! `"pulled"`, `"all"` or a list.
+
+    use super::{Platform, Platforms};
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Clone, Serialize, Deserialize)]
+    #[serde(untagged, expecting = "platforms must be \"pulled\", \"all\" or a list like [\"linux/amd64\"]")]
+    pub enum Written {
+        Word(Word),
+        List(Vec<Platform>),
+    }
+
+    #[derive(Clone, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Word {
+        Pulled,
+        All,
+    }
+
+    impl From<Written> for Platforms {
+        fn from(written: Written) -> Self {
+            match written {
+                Written::Word(Word::Pulled) => Self::Pulled,
+                Written::Word(Word::All) => Self::All,
+                Written::List(list) => Self::These(list),
+            }
+        }
+    }
+
+    impl From<Platforms> for Written {
+        fn from(platforms: Platforms) -> Self {
+            match platforms {
+                Platforms::Pulled => Self::Word(Word::Pulled),
+                Platforms::All => Self::Word(Word::All),
+                Platforms::These(list) => Self::List(list),
+            }
+        }
+    }
+}
+
+/// How a blob in storage reaches the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// Through the frontend.
+    #[default]
+    Stream,
+    /// By a redirect to a presigned URL, where the store can sign; else streamed.
+    Redirect,
+}
+
+/// An endpoint that hears of events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    pub name: Name,
+    /// `https://…`. Plain http only with `allow_private`.
+    pub url: Url,
+    #[serde(default)]
+    pub allow_private: bool,
+    /// Standard Webhooks secret: `whsec_` and the base64 of 24 to 64 random bytes.
+    pub secret: Secret,
+    /// Event kinds, exact or ending in `.*`; empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+    /// Downstream repositories, exact or ending in `/*`; empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repositories: Vec<String>,
+    /// Why nothing is sent at the moment; absent while the webhook is enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<String>,
+}

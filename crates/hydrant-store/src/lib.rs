@@ -1,0 +1,1 @@
+//! Object storage: keys, verified writes, reads, records with compare-and-set.

@@ -1,0 +1,1 @@
+//! Upstream registries: manifests and blobs, tokens, error classes, the circuit breaker.

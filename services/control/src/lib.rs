@@ -1,0 +1,1 @@
+//! The HTTP API over resources, hydrations, dead letters and deliveries.

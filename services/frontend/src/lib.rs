@@ -1,0 +1,1 @@
+//! The pull half of the OCI distribution spec over the cache.

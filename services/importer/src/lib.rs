@@ -1,0 +1,1 @@
+//! The import worker: a job from the queue made durable in storage.

@@ -1,0 +1,1 @@
+//! Signed webhooks: one delivery per endpoint, retried, logged, dead-lettered.
