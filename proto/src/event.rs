@@ -125,7 +125,8 @@ impl Event {
     /// An event with its id made from (kind, upstream, rule, generation, repository, reference,
     /// digest, seq).
     pub fn new(kind: EventKind, time: Timestamp, data: EventData) -> Self {
-        let text = |value: Option<&dyn ToString>| value.map(ToString::to_string).unwrap_or_default();
+        let text =
+            |value: Option<&dyn ToString>| value.map(ToString::to_string).unwrap_or_default();
         let id = identity(&[
             kind.as_str(),
             data.upstream.as_deref().unwrap_or_default(),

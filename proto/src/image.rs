@@ -81,11 +81,11 @@ fn is_component(component: &str) -> bool {
     };
     alnum(first)
         && alnum(last)
-        && component
-            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            .all(|separator| {
+        && component.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(
+            |separator| {
                 matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
-            })
+            },
+        )
 }
 
 /// A tag (OCI distribution spec: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`).
@@ -290,8 +290,24 @@ mod tests {
             assert!(good.parse::<RepositoryName>().is_ok(), "{good}");
         }
         for bad in [
-            "", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "_a", "a_", "a.-b", ".a", "a/../b",
-            "a%2e", "a\0", "a\u{202e}b", "a b", &"a".repeat(256),
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "A",
+            "a..b",
+            "a___b",
+            "_a",
+            "a_",
+            "a.-b",
+            ".a",
+            "a/../b",
+            "a%2e",
+            "a\0",
+            "a\u{202e}b",
+            "a b",
+            &"a".repeat(256),
         ] {
             assert_eq!(bad.parse::<RepositoryName>(), Err(InvalidName::Repository), "{bad}");
         }

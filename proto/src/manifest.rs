@@ -258,7 +258,11 @@ mod tests {
     use super::*;
 
     fn descriptor(of: &str) -> String {
-        format!(r#"{{"mediaType":"x","digest":"{}","size":{}}}"#, Digest::of(of.as_bytes()), of.len())
+        format!(
+            r#"{{"mediaType":"x","digest":"{}","size":{}}}"#,
+            Digest::of(of.as_bytes()),
+            of.len()
+        )
     }
 
     #[test]
@@ -294,8 +298,13 @@ mod tests {
         ] {
             assert_eq!(Manifest::parse(text.as_bytes()), Err(expected));
         }
-        for malformed in ["", "<html>", r#"{"config":{"digest":"md5:1","size":1},"layers":[]}"#,
-            r#"{"config":{"digest":"x","size":-1},"layers":[]}"#, &"[".repeat(100_000)] {
+        for malformed in [
+            "",
+            "<html>",
+            r#"{"config":{"digest":"md5:1","size":1},"layers":[]}"#,
+            r#"{"config":{"digest":"x","size":-1},"layers":[]}"#,
+            &"[".repeat(100_000),
+        ] {
             assert!(matches!(
                 Manifest::parse(malformed.as_bytes()),
                 Err(InvalidManifest::Malformed(_))

@@ -6,7 +6,10 @@
 //! deliveries.<webhook>                 log of webhook attempts, in memory
 //! ```
 
-use crate::{event::EventKind, job::{HydrationRequested, Lane}};
+use crate::{
+    event::EventKind,
+    job::{HydrationRequested, Lane},
+};
 
 /// The work-queue stream of jobs.
 pub const JOBS_STREAM: &str = "HYDRANT_JOBS";

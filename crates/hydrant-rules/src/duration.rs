@@ -18,9 +18,9 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|error| format!("`{text}` is not a duration like `90s`, `5m` or `1h 30m`: {error}"))
+        humantime::parse_duration(text).map(Self).map_err(|error| {
+            format!("`{text}` is not a duration like `90s`, `5m` or `1h 30m`: {error}")
+        })
     }
 }
 

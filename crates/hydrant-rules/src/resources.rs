@@ -84,7 +84,9 @@ impl FromStr for Name {
             Ok(Self(text.into()))
         } else {
             let shown: String = text.chars().take(80).collect();
-            Err(format!("name {shown:?} must be 1 to 63 lower-case letters, digits and inner dashes"))
+            Err(format!(
+                "name {shown:?} must be 1 to 63 lower-case letters, digits and inner dashes"
+            ))
         }
     }
 }
@@ -234,7 +236,10 @@ mod platforms {
     use serde::{Deserialize, Serialize};
 
     #[derive(Clone, Serialize, Deserialize)]
-    #[serde(untagged, expecting = "platforms must be \"pulled\", \"all\" or a list like [\"linux/amd64\"]")]
+    #[serde(
+        untagged,
+        expecting = "platforms must be \"pulled\", \"all\" or a list like [\"linux/amd64\"]"
+    )]
     pub enum Written {
         Word(Word),
         List(Vec<Platform>),
