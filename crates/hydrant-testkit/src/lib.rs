@@ -1,1 +1,22 @@
-//! Real servers and scripted fakes for tests: nats-server, SeaweedFS, docker-registry, a fake upstream, a webhook sink, an OTLP receiver.
+//! Real servers and scripted fakes for tests: nats-server, SeaweedFS, docker-registry, a fake
+//! upstream, a webhook sink, an OTLP receiver, a fault proxy, and hydrant itself as a process.
+//!
+//! Every part takes its own ports and directories and is gone when its value is dropped, also when
+//! the test process is killed. Parts answer "when is it ready" themselves; tests wait for
+//! conditions with [`until`] and never sleep for a fixed time.
+
+// A test kit reports what went wrong by panicking: its caller is the test.
+#![allow(clippy::panic)]
+
+pub mod binaries;
+pub mod nats;
+pub mod ports;
+pub mod process;
+pub mod tls;
+pub mod wait;
+
+pub use nats::NatsServer;
+pub use ports::PortLease;
+pub use process::Process;
+pub use tls::TestCertificate;
+pub use wait::until;

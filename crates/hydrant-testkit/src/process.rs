@@ -1,0 +1,257 @@
+//! A child process that cannot outlive the test, with its output in a file.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+pub use libc::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+
+/// Lines of output shown when a test fails while the process is alive.
+const SHOWN_LINES: usize = 40;
+
+/// A program with its arguments, which can be started, signalled, killed and started again.
+/// Standard output and error are appended to one log file. Dropping it kills its process group.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    program: PathBuf,
+    args: Vec<OsString>,
+    envs: Vec<(OsString, OsString)>,
+    directory: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A process that will run `program` in `directory` and log to `<directory>/<name>.log`.
+    pub fn new(name: &str, program: impl Into<PathBuf>, directory: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: program.into(),
+            args: Vec::new(),
+            envs: Vec::new(),
+            directory: directory.to_owned(),
+            log: directory.join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        for arg in args {
+            self.arg(arg);
+        }
+        self
+    }
+
+    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.envs.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Starts it; it must not be running.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "{} is running already", self.name);
+        let log = File::options().create(true).append(true).open(&self.log).expect("open the log");
+        let errors = log.try_clone().expect("duplicate the log's descriptor");
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).envs(self.envs.iter().map(|(k, v)| (k, v)));
+        command.current_dir(&self.directory).process_group(0);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let child = spawn_bound(command);
+        self.child = Some(child.unwrap_or_else(|error| {
+            panic!("start {}: {error}", self.program.display());
+        }));
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// When it was not started, or was killed or waited for.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap_or_else(|| panic!("{} is not running", self.name)).id()
+    }
+
+    /// Whether it was started and has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Sends a signal, such as [`SIGTERM`] or [`SIGSTOP`].
+    pub fn signal(&self, signal: i32) {
+        send(i32::try_from(self.pid()).expect("process ids are positive i32"), signal);
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone. Does nothing when it is not running.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only when the process has already ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it has not ended after `limit`.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        let child = self.child.as_mut().unwrap_or_else(|| panic!("{} is not running", self.name));
+        let status = crate::until(&what, limit, async || {
+            child.try_wait().expect("a child can be waited for")
+        })
+        .await;
+        self.child = None;
+        status
+    }
+
+    /// Asks it to end with SIGTERM and waits for that.
+    pub async fn terminate(&mut self, limit: Duration) -> ExitStatus {
+        self.signal(SIGTERM);
+        self.wait(limit).await
+    }
+
+    /// Everything it wrote, over all its starts.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until its output contains `text`.
+    pub async fn logged(&self, text: &str, limit: Duration) {
+        let what = format!("{text:?} in the log of {}", self.name);
+        crate::until(&what, limit, async || self.log().contains(text).then_some(())).await;
+    }
+
+    /// Fails at once, with the output, when the process has ended by itself.
+    pub fn assert_running(&mut self) {
+        if !self.is_running() {
+            panic!("{} ended by itself:\n{}", self.name, self.log_tail());
+        }
+    }
+
+    /// The largest resident set it ever had, in bytes (`VmHWM` of /proc/<pid>/status).
+    pub fn peak_memory(&self) -> u64 {
+        self.status_kib("VmHWM:") * 1024
+    }
+
+    /// The resident set it has now, in bytes (`VmRSS` of /proc/<pid>/status).
+    pub fn memory(&self) -> u64 {
+        self.status_kib("VmRSS:") * 1024
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the status of a running process is readable");
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let value = line.and_then(|rest| rest.split_whitespace().next());
+        value.and_then(|kib| kib.parse().ok()).expect("the kernel writes the field in KiB")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- last lines of {}:\n{}", self.name, self.log_tail());
+        }
+        if let Some(child) = &self.child {
+            // The group holds what the process itself started, such as the nats-server of
+            // `hydrant up`. The id is still ours, because the child was not waited for.
+            send(-i32::try_from(child.id()).expect("process ids are positive i32"), SIGKILL);
+        }
+        self.kill9();
+    }
+}
+
+/// Sends `signal` to a process, or to a process group when `pid` is negative.
+#[allow(unsafe_code)]
+fn send(pid: i32, signal: i32) {
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Starts `command` so that the kernel kills it when this process ends, however it ends.
+///
+/// The kernel ties the child to the thread that started it, so one thread that never ends starts
+/// them all.
+fn spawn_bound(command: Command) -> io::Result<Child> {
+    type Order = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (command, answer) in inbox {
+                // The other side waits below.
+                let _ = answer.send(bind_to_parent(command).spawn());
+            }
+        });
+        orders
+    });
+    let (answer, started) = mpsc::channel();
+    spawner.send((command, answer)).expect("the spawner never ends");
+    started.recv().expect("the spawner answers every order")
+}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn bind_to_parent(mut command: Command) -> Command {
+    let parent = std::process::id();
+    let bind = move || {
+        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
+        let (bound, parent_now) =
+            unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, SIGKILL), libc::getppid()) };
+        // The parent may have died before prctl; then nobody would ever end this child.
+        let orphaned = u32::try_from(parent_now) != Ok(parent);
+        if bound != 0 || orphaned { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+    };
+    // SAFETY: the closure neither allocates nor locks, as the time between fork and exec demands.
+    unsafe { command.pre_exec(bind) };
+    command
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind_to_parent(command: Command) -> Command {
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_kept_over_restarts_and_signals_arrive() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Process::new("sh", "/bin/sh", dir.path());
+        process
+            .args(["-c", "trap 'echo bye; exit 3' TERM; echo hello; while :; do sleep 0.01; done"]);
+        process.spawn();
+        process.logged("hello", Duration::from_secs(10)).await;
+        assert!(process.peak_memory() > 0);
+        let status = process.terminate(Duration::from_secs(10)).await;
+        assert_eq!(status.code(), Some(3));
+        assert_eq!(process.log(), "hello\nbye\n");
+        process.spawn();
+        assert!(process.is_running());
+        process.kill9();
+        assert!(!process.is_running());
+    }
+}
