@@ -1,0 +1,132 @@
+//! The figures hydrant keeps about itself, one struct per room, and their exposition as text.
+//!
+//! They exist from the first call of [`metrics()`], with or without [`crate::init`].
+
+mod instruments;
+mod labels;
+mod pipeline;
+mod serving;
+mod working;
+
+pub use labels::{
+    BreakerState, DeliveryOutcome, JobVerdict, PublishOutcome, PullKind, PullOutcome, RequestKind,
+    StoreOperation, StoreOutcome,
+};
+pub use serving::{ActiveFlight, ActiveRequest, Flights, HttpServer, Pulls, Upstreams};
+pub use working::{Bus, Config, Hydrations, Store, Webhooks};
+
+use pipeline::Pipeline;
+use std::sync::LazyLock;
+
+static PIPELINE: LazyLock<Pipeline> = LazyLock::new(Pipeline::new);
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&PIPELINE));
+
+/// Every instrument of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    pub http: HttpServer,
+    pub pulls: Pulls,
+    pub upstreams: Upstreams,
+    pub hydrations: Hydrations,
+    pub flights: Flights,
+    pub webhooks: Webhooks,
+    pub store: Store,
+    pub bus: Bus,
+    pub config: Config,
+}
+
+impl Metrics {
+    fn new(pipeline: &Pipeline) -> Self {
+        let meter = pipeline.meter();
+        Self {
+            http: HttpServer::new(&meter),
+            pulls: Pulls::new(&meter),
+            upstreams: Upstreams::new(&meter),
+            hydrations: Hydrations::new(&meter),
+            flights: Flights::new(&meter),
+            webhooks: Webhooks::new(&meter),
+            store: Store::new(&meter),
+            bus: Bus::new(&meter),
+            config: Config::new(&meter),
+        }
+    }
+}
+
+/// The instruments of this process.
+pub fn metrics() -> &'static Metrics {
+    &METRICS
+}
+
+/// Everything counted so far, in the Prometheus text format (version 0.0.4).
+pub fn metrics_text() -> String {
+    LazyLock::force(&METRICS);
+    PIPELINE.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hydrant_proto::{FailureClass, Lane};
+    use std::time::Duration;
+
+    #[test]
+    fn every_room_shows_in_the_exposition_with_bounded_labels() {
+        let second = Duration::from_secs(1);
+        let m = metrics();
+        drop(m.http.started());
+        m.http.answered("GET", "/v2/{name}/manifests/{reference}", 200, second);
+        m.pulls.answered(PullKind::Manifest, PullOutcome::Hit, None, second);
+        m.pulls.answered(PullKind::Blob, PullOutcome::Error, Some(FailureClass::Storage), second);
+        m.pulls.served(PullKind::Blob, 4096);
+        m.upstreams.answered("lab", RequestKind::Manifest, Ok(()), second);
+        m.upstreams.answered("lab", RequestKind::Blob, Err(FailureClass::UpstreamDown), second);
+        m.upstreams.fetched("lab", RequestKind::Blob, 10);
+        m.upstreams.retried("lab");
+        m.upstreams.breaker("lab", BreakerState::Open);
+        m.hydrations.attempted("lab");
+        m.hydrations.settled("lab", JobVerdict::Done, second);
+        m.hydrations.stored("lab", 10);
+        m.hydrations.queue_depth("lab", Lane::Interactive, 3);
+        m.hydrations.dead_lettered(Some(FailureClass::Integrity));
+        m.flights.joined();
+        m.flights.spool(7);
+        let active = m.flights.started();
+        m.webhooks.attempted("ci", DeliveryOutcome::Delivered, second);
+        m.webhooks.delivered_after("ci", second);
+        m.store.done(StoreOperation::Put, StoreOutcome::Ok, second);
+        m.bus.connected(true);
+        m.bus.published("HYDRANT_JOBS", PublishOutcome::Sent);
+        m.config.applied(5);
+        m.config.rejected();
+        let text = metrics_text();
+        drop(active);
+        for line in [
+            "hydrant_pulls_total{class=\"storage\",kind=\"blob\",outcome=\"error\"} 1",
+            "hydrant_pull_served_bytes_total{kind=\"blob\"} 4096",
+            "hydrant_upstream_breaker_state{upstream=\"lab\"} 2",
+            "hydrant_upstream_requests_total{kind=\"blob\",outcome=\"upstream-down\",upstream=\"lab\"} 1",
+            "hydrant_hydration_queue_depth{lane=\"interactive\",upstream=\"lab\"} 3",
+            "hydrant_hydration_jobs_total{upstream=\"lab\",verdict=\"done\"} 1",
+            "hydrant_dead_letters_total{class=\"integrity\"} 1",
+            "hydrant_flights_active 1",
+            "hydrant_flights_spool_bytes 7",
+            "hydrant_bus_connected 1",
+            "hydrant_config_revision 5",
+            "http_server_request_duration_seconds_bucket",
+            "hydrant_webhook_lag_seconds_bucket",
+            "hydrant_store_operation_duration_seconds_bucket",
+            "messaging_client_sent_messages_total",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("otel_scope"), "{text}");
+    }
+
+    #[test]
+    fn durations_have_the_bounds_we_chose() {
+        metrics().store.done(StoreOperation::Get, StoreOutcome::Missing, Duration::from_millis(3));
+        let text = metrics_text();
+        assert!(text.contains("outcome=\"missing\",le=\"0.005\"} 1"), "{text}");
+        assert!(text.contains("outcome=\"missing\",le=\"0.0025\"} 0"), "{text}");
+    }
+}

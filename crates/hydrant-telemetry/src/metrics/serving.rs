@@ -1,0 +1,203 @@
+//! The figures of the way a pull takes: server, pulls, flights, upstreams.
+
+use super::{
+    instruments::{BYTES, bytes, counter, gauge, level, seconds},
+    labels::{BreakerState, PullKind, PullOutcome, RequestKind},
+};
+use crate::names::{self, label};
+use hydrant_proto::FailureClass;
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
+};
+use std::time::Duration;
+
+/// Requests to our own HTTP servers.
+#[derive(Debug)]
+pub struct HttpServer {
+    duration: Histogram<f64>,
+    active: UpDownCounter<i64>,
+}
+
+/// One request under way, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the request counts as under way until this is dropped"]
+pub struct ActiveRequest(UpDownCounter<i64>);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.add(-1, &[]);
+    }
+}
+
+impl HttpServer {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            duration: seconds(
+                meter,
+                names::HTTP_SERVER_DURATION,
+                "Time until the last byte went out",
+            ),
+            active: level(meter, names::HTTP_SERVER_ACTIVE, "Requests under way"),
+        }
+    }
+
+    pub fn started(&self) -> ActiveRequest {
+        self.active.add(1, &[]);
+        ActiveRequest(self.active.clone())
+    }
+
+    /// `method` and `route` are ours, never text of the request: `GET`, `/v2/{name}/tags/list`.
+    pub fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        let labels = [
+            KeyValue::new(label::HTTP_METHOD, method),
+            KeyValue::new(label::HTTP_ROUTE, route),
+            KeyValue::new(label::HTTP_STATUS, i64::from(status)),
+        ];
+        self.duration.record(took.as_secs_f64(), &labels);
+    }
+}
+
+/// Pulls of clients.
+#[derive(Debug)]
+pub struct Pulls {
+    answers: Counter<u64>,
+    duration: Histogram<f64>,
+    served: Counter<u64>,
+}
+
+impl Pulls {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            answers: counter(meter, names::PULLS, "Pulls by what was asked and how it was served"),
+            duration: seconds(meter, names::PULL_DURATION, "Time from request to the answer's end"),
+            served: bytes(meter, names::PULL_BYTES, "Bytes of content sent to clients"),
+        }
+    }
+
+    /// `class` says why, when the outcome is an error or a stale answer.
+    pub fn answered(
+        &self,
+        kind: PullKind,
+        outcome: PullOutcome,
+        class: Option<FailureClass>,
+        took: Duration,
+    ) {
+        let kind = KeyValue::new(label::KIND, kind.as_str());
+        let outcome = KeyValue::new(label::OUTCOME, outcome.as_str());
+        self.duration.record(took.as_secs_f64(), &[kind.clone(), outcome.clone()]);
+        let class = KeyValue::new(label::CLASS, class.map_or("none", FailureClass::as_str));
+        self.answers.add(1, &[kind, outcome, class]);
+    }
+
+    pub fn served(&self, kind: PullKind, bytes: u64) {
+        self.served.add(bytes, &[KeyValue::new(label::KIND, kind.as_str())]);
+    }
+}
+
+/// Blobs being fetched.
+#[derive(Debug)]
+pub struct Flights {
+    started: Counter<u64>,
+    active: UpDownCounter<i64>,
+    spool: Gauge<u64>,
+    joins: Counter<u64>,
+}
+
+/// One flight under way, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the flight counts as active until this is dropped"]
+pub struct ActiveFlight(UpDownCounter<i64>);
+
+impl Drop for ActiveFlight {
+    fn drop(&mut self) {
+        self.0.add(-1, &[]);
+    }
+}
+
+impl Flights {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            started: counter(meter, names::FLIGHTS, "Flights begun"),
+            active: level(meter, names::FLIGHTS_ACTIVE, "Flights under way"),
+            spool: meter
+                .u64_gauge(names::FLIGHT_SPOOL)
+                .with_unit(BYTES)
+                .with_description("Bytes of spool files")
+                .build(),
+            joins: counter(meter, names::FLIGHT_JOINS, "Readers that joined a flight under way"),
+        }
+    }
+
+    pub fn started(&self) -> ActiveFlight {
+        self.started.add(1, &[]);
+        self.active.add(1, &[]);
+        ActiveFlight(self.active.clone())
+    }
+
+    pub fn joined(&self) {
+        self.joins.add(1, &[]);
+    }
+
+    /// Bytes the spool files of this process take at this moment.
+    pub fn spool(&self, bytes: u64) {
+        self.spool.record(bytes, &[]);
+    }
+}
+
+/// Requests to upstreams.
+#[derive(Debug)]
+pub struct Upstreams {
+    requests: Counter<u64>,
+    duration: Histogram<f64>,
+    fetched: Counter<u64>,
+    retries: Counter<u64>,
+    breaker: Gauge<u64>,
+}
+
+fn upstream_label(upstream: &str) -> KeyValue {
+    KeyValue::new(label::UPSTREAM, upstream.to_owned())
+}
+
+impl Upstreams {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            requests: counter(meter, names::UPSTREAM_REQUESTS, "Requests sent to upstreams"),
+            duration: seconds(meter, names::UPSTREAM_DURATION, "Time until the response headers"),
+            fetched: bytes(meter, names::UPSTREAM_BYTES, "Body bytes received from upstreams"),
+            retries: counter(meter, names::UPSTREAM_RETRIES, "Requests that repeat a failed one"),
+            breaker: gauge(meter, names::UPSTREAM_BREAKER, "0 closed, 1 half open, 2 open"),
+        }
+    }
+
+    /// One request was sent and answered, or failed; `took` is the time until the headers.
+    pub fn answered(
+        &self,
+        upstream: &str,
+        kind: RequestKind,
+        outcome: Result<(), FailureClass>,
+        took: Duration,
+    ) {
+        let outcome = outcome.map_or_else(FailureClass::as_str, |()| "ok");
+        let labels = [
+            upstream_label(upstream),
+            KeyValue::new(label::KIND, kind.as_str()),
+            KeyValue::new(label::OUTCOME, outcome),
+        ];
+        self.requests.add(1, &labels);
+        self.duration.record(took.as_secs_f64(), &labels);
+    }
+
+    pub fn fetched(&self, upstream: &str, kind: RequestKind, bytes: u64) {
+        self.fetched
+            .add(bytes, &[upstream_label(upstream), KeyValue::new(label::KIND, kind.as_str())]);
+    }
+
+    pub fn retried(&self, upstream: &str) {
+        self.retries.add(1, &[upstream_label(upstream)]);
+    }
+
+    pub fn breaker(&self, upstream: &str, state: BreakerState) {
+        self.breaker.record(state.level(), &[upstream_label(upstream)]);
+    }
+}

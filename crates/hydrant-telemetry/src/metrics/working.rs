@@ -1,0 +1,176 @@
+//! The figures of the work behind a pull: hydration, webhooks, store, bus, configuration.
+
+use super::{
+    instruments::{bytes, counter, gauge, seconds},
+    labels::{DeliveryOutcome, JobVerdict, PublishOutcome, StoreOperation, StoreOutcome},
+};
+use crate::names::{self, label};
+use hydrant_proto::{FailureClass, Lane};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Gauge, Histogram, Meter},
+};
+use std::time::Duration;
+
+/// Jobs. The consume loop of `hydrant-bus` records attempts, verdicts and depth itself.
+#[derive(Debug)]
+pub struct Hydrations {
+    jobs: Counter<u64>,
+    duration: Histogram<f64>,
+    attempts: Counter<u64>,
+    stored: Counter<u64>,
+    queue: Gauge<u64>,
+    dead_letters: Counter<u64>,
+}
+
+impl Hydrations {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            jobs: counter(meter, names::HYDRATION_JOBS, "Deliveries of jobs by verdict"),
+            duration: seconds(meter, names::HYDRATION_DURATION, "Time from delivery to verdict"),
+            attempts: counter(meter, names::HYDRATION_ATTEMPTS, "Deliveries of jobs to a handler"),
+            stored: bytes(meter, names::HYDRATION_BYTES, "Bytes made durable by hydration"),
+            queue: gauge(meter, names::HYDRATION_QUEUE, "Jobs queued and not being worked on"),
+            dead_letters: counter(meter, names::DEAD_LETTERS, "Dead letters written"),
+        }
+    }
+
+    pub fn attempted(&self, upstream: &str) {
+        self.attempts.add(1, &[KeyValue::new(label::UPSTREAM, upstream.to_owned())]);
+    }
+
+    pub fn settled(&self, upstream: &str, verdict: JobVerdict, took: Duration) {
+        let labels = [
+            KeyValue::new(label::UPSTREAM, upstream.to_owned()),
+            KeyValue::new(label::VERDICT, verdict.as_str()),
+        ];
+        self.jobs.add(1, &labels);
+        self.duration.record(took.as_secs_f64(), &labels);
+    }
+
+    pub fn stored(&self, upstream: &str, bytes: u64) {
+        self.stored.add(bytes, &[KeyValue::new(label::UPSTREAM, upstream.to_owned())]);
+    }
+
+    pub fn queue_depth(&self, upstream: &str, lane: Lane, jobs: u64) {
+        let labels = [
+            KeyValue::new(label::UPSTREAM, upstream.to_owned()),
+            KeyValue::new(label::LANE, lane.as_str()),
+        ];
+        self.queue.record(jobs, &labels);
+    }
+
+    /// For whoever writes the dead letter; a malformed message has no class.
+    pub fn dead_lettered(&self, class: Option<FailureClass>) {
+        let class = class.map_or("malformed", FailureClass::as_str);
+        self.dead_letters.add(1, &[KeyValue::new(label::CLASS, class)]);
+    }
+}
+
+/// Deliveries to webhooks.
+#[derive(Debug)]
+pub struct Webhooks {
+    deliveries: Counter<u64>,
+    duration: Histogram<f64>,
+    lag: Histogram<f64>,
+}
+
+impl Webhooks {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            deliveries: counter(meter, names::WEBHOOK_DELIVERIES, "Attempts by outcome"),
+            duration: seconds(meter, names::WEBHOOK_DURATION, "Time an endpoint took to answer"),
+            lag: seconds(meter, names::WEBHOOK_LAG, "Time from the event to its delivery"),
+        }
+    }
+
+    pub fn attempted(&self, webhook: &str, outcome: DeliveryOutcome, took: Duration) {
+        let labels = [
+            KeyValue::new(label::WEBHOOK, webhook.to_owned()),
+            KeyValue::new(label::OUTCOME, outcome.as_str()),
+        ];
+        self.deliveries.add(1, &labels);
+        self.duration.record(took.as_secs_f64(), &labels);
+    }
+
+    pub fn delivered_after(&self, webhook: &str, lag: Duration) {
+        self.lag.record(lag.as_secs_f64(), &[KeyValue::new(label::WEBHOOK, webhook.to_owned())]);
+    }
+}
+
+/// Requests to the object store.
+#[derive(Debug)]
+pub struct Store {
+    operations: Counter<u64>,
+    duration: Histogram<f64>,
+}
+
+impl Store {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            operations: counter(meter, names::STORE_OPERATIONS, "Storage operations by outcome"),
+            duration: seconds(meter, names::STORE_DURATION, "Time a storage operation took"),
+        }
+    }
+
+    pub fn done(&self, operation: StoreOperation, outcome: StoreOutcome, took: Duration) {
+        let labels = [
+            KeyValue::new(label::OPERATION, operation.as_str()),
+            KeyValue::new(label::OUTCOME, outcome.as_str()),
+        ];
+        self.operations.add(1, &labels);
+        self.duration.record(took.as_secs_f64(), &labels);
+    }
+}
+
+/// The connection to NATS and what is published on it; recorded by `hydrant-bus`.
+#[derive(Debug)]
+pub struct Bus {
+    connected: Gauge<u64>,
+    sent: Counter<u64>,
+}
+
+impl Bus {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            connected: gauge(meter, names::BUS_CONNECTED, "1 while connected to NATS"),
+            sent: counter(meter, names::BUS_SENT, "Messages published, by stream and outcome"),
+        }
+    }
+
+    pub fn connected(&self, connected: bool) {
+        self.connected.record(u64::from(connected), &[]);
+    }
+
+    pub fn published(&self, stream: &'static str, outcome: PublishOutcome) {
+        let labels = [
+            KeyValue::new(label::DESTINATION, stream),
+            KeyValue::new(label::OUTCOME, outcome.as_str()),
+        ];
+        self.sent.add(1, &labels);
+    }
+}
+
+/// The resource document.
+#[derive(Debug)]
+pub struct Config {
+    revision: Gauge<u64>,
+    rejected: Counter<u64>,
+}
+
+impl Config {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            revision: gauge(meter, names::CONFIG_REVISION, "Revision of the document in effect"),
+            rejected: counter(meter, names::CONFIG_REJECTED, "Documents refused as invalid"),
+        }
+    }
+
+    pub fn applied(&self, revision: u64) {
+        self.revision.record(revision, &[]);
+    }
+
+    pub fn rejected(&self) {
+        self.rejected.add(1, &[]);
+    }
+}

@@ -1,0 +1,62 @@
+//! Every metric name and every label key, as OpenTelemetry spells them. Prometheus reads them with
+//! underscores, the unit and, for counters, `_total`: `hydrant.pulls` is `hydrant_pulls_total`,
+//! `hydrant.pull.duration` is `hydrant_pull_duration_seconds`.
+//!
+//! Names that begin with `http.` or `messaging.` are OpenTelemetry semantic conventions.
+
+pub const HTTP_SERVER_DURATION: &str = "http.server.request.duration";
+pub const HTTP_SERVER_ACTIVE: &str = "http.server.active_requests";
+
+pub const PULLS: &str = "hydrant.pulls";
+pub const PULL_DURATION: &str = "hydrant.pull.duration";
+pub const PULL_BYTES: &str = "hydrant.pull.served";
+
+pub const UPSTREAM_REQUESTS: &str = "hydrant.upstream.requests";
+pub const UPSTREAM_DURATION: &str = "hydrant.upstream.request.duration";
+pub const UPSTREAM_BYTES: &str = "hydrant.upstream.fetched";
+pub const UPSTREAM_RETRIES: &str = "hydrant.upstream.retries";
+pub const UPSTREAM_BREAKER: &str = "hydrant.upstream.breaker.state";
+
+pub const HYDRATION_JOBS: &str = "hydrant.hydration.jobs";
+pub const HYDRATION_DURATION: &str = "hydrant.hydration.duration";
+pub const HYDRATION_ATTEMPTS: &str = "hydrant.hydration.attempts";
+pub const HYDRATION_BYTES: &str = "hydrant.hydration.stored";
+pub const HYDRATION_QUEUE: &str = "hydrant.hydration.queue.depth";
+pub const DEAD_LETTERS: &str = "hydrant.dead_letters";
+
+pub const FLIGHTS: &str = "hydrant.flights";
+pub const FLIGHTS_ACTIVE: &str = "hydrant.flights.active";
+pub const FLIGHT_SPOOL: &str = "hydrant.flights.spool";
+pub const FLIGHT_JOINS: &str = "hydrant.flights.joins";
+
+pub const WEBHOOK_DELIVERIES: &str = "hydrant.webhook.deliveries";
+pub const WEBHOOK_DURATION: &str = "hydrant.webhook.delivery.duration";
+pub const WEBHOOK_LAG: &str = "hydrant.webhook.lag";
+
+pub const STORE_OPERATIONS: &str = "hydrant.store.operations";
+pub const STORE_DURATION: &str = "hydrant.store.operation.duration";
+
+pub const BUS_CONNECTED: &str = "hydrant.bus.connected";
+pub const BUS_SENT: &str = "messaging.client.sent.messages";
+
+pub const CONFIG_REVISION: &str = "hydrant.config.revision";
+pub const CONFIG_REJECTED: &str = "hydrant.config.rejected";
+
+pub mod label {
+    //! Label keys. Values come from enums and configured names only, never from requests: no
+    //! repository, tag or digest is a label.
+
+    pub const CLASS: &str = "class";
+    pub const KIND: &str = "kind";
+    pub const LANE: &str = "lane";
+    pub const OPERATION: &str = "operation";
+    pub const OUTCOME: &str = "outcome";
+    pub const UPSTREAM: &str = "upstream";
+    pub const VERDICT: &str = "verdict";
+    pub const WEBHOOK: &str = "webhook";
+
+    pub const DESTINATION: &str = "messaging.destination.name";
+    pub const HTTP_METHOD: &str = "http.request.method";
+    pub const HTTP_ROUTE: &str = "http.route";
+    pub const HTTP_STATUS: &str = "http.response.status_code";
+}

@@ -1,0 +1,63 @@
+//! Carries the trace over a boundary, in W3C trace context (`traceparent`, `tracestate`).
+//!
+//! Names are lower-case: HTTP does not mind, NATS headers are case-sensitive.
+
+use opentelemetry::{
+    Context,
+    propagation::{Extractor, Injector, TextMapPropagator},
+    trace::TraceContextExt,
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// The headers that may carry a trace.
+const HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// The headers that continue the current span elsewhere; empty outside a trace.
+pub fn inject_current() -> Vec<(String, String)> {
+    let mut headers = Collected(Vec::new());
+    TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), &mut headers);
+    headers.0
+}
+
+/// Makes `span` a child of the trace that `header` tells of, if it tells of one. To be called
+/// before the span is entered; an entered span keeps its parent.
+pub fn set_parent(span: &tracing::Span, header: impl Fn(&str) -> Option<String>) {
+    let found = HEADERS.iter().filter_map(|name| Some((*name, header(name)?))).collect();
+    let parent = TraceContextPropagator::new().extract(&Found(found));
+    if !parent.span().span_context().is_valid() {
+        return;
+    }
+    if let Err(error) = span.set_parent(parent) {
+        tracing::debug!(%error, "trace is not continued");
+    }
+}
+
+/// The id of the current trace as 32 hex digits, which is also the correlation id of answers.
+pub fn current_trace_id() -> Option<String> {
+    let context: Context = tracing::Span::current().context();
+    let span = context.span().span_context().clone();
+    span.is_valid().then(|| span.trace_id().to_string())
+}
+
+struct Collected(Vec<(String, String)>);
+
+impl Injector for Collected {
+    fn set(&mut self, key: &str, value: String) {
+        if !value.is_empty() {
+            self.0.push((key.to_ascii_lowercase(), value));
+        }
+    }
+}
+
+struct Found(Vec<(&'static str, String)>);
+
+impl Extractor for Found {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, v)| v.as_str())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.iter().map(|(name, _)| *name).collect()
+    }
+}
