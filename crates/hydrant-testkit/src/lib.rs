@@ -9,14 +9,17 @@
 #![allow(clippy::panic)]
 
 pub mod binaries;
+mod http;
 pub mod nats;
 pub mod ports;
 pub mod process;
+pub mod seaweed;
 pub mod tls;
 pub mod wait;
 
 pub use nats::NatsServer;
 pub use ports::PortLease;
 pub use process::Process;
+pub use seaweed::SeaweedFs;
 pub use tls::TestCertificate;
 pub use wait::until;
