@@ -79,6 +79,10 @@ pub struct Event {
     pub kind: EventKind,
     pub time: Timestamp,
     pub data: EventData,
+    /// The one webhook this is for: a test, or a dead letter tried again. Everybody else passes
+    /// over it. Absent, it is for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
 }
 
 /// What the event is about; fields that do not apply are absent.
@@ -137,7 +141,22 @@ impl Event {
             &text(data.digest.as_ref().map(|x| x as _)),
             &data.seq.to_string(),
         ]);
-        Self { id: id.into(), kind, time, data }
+        Self { id: id.into(), kind, time, data, webhook: None }
+    }
+
+    /// A `webhook.test` for one webhook. Each asking is an event of its own, told apart by `time`.
+    pub fn test(webhook: &str, time: Timestamp) -> Self {
+        let id = identity(&[EventKind::WebhookTest.as_str(), webhook, &time.to_string()]);
+        let reason = Some(format!("test delivery to webhook {webhook}"));
+        let data = EventData { reason, ..EventData::default() };
+        Self { id: id.into(), kind: EventKind::WebhookTest, time, data, webhook: None }
+            .addressed_to(webhook)
+    }
+
+    /// The same event, with the same id, for one webhook only.
+    pub fn addressed_to(mut self, webhook: &str) -> Self {
+        self.webhook = Some(webhook.to_owned());
+        self
     }
 }
 
