@@ -11,6 +11,7 @@ pub mod event;
 pub mod image;
 pub mod job;
 pub mod manifest;
+pub mod state;
 pub mod subject;
 
 pub use class::FailureClass;
@@ -20,3 +21,4 @@ pub use event::{Event, EventData, EventKind};
 pub use image::{Image, InvalidName, Platform, Reference, RepositoryName, Tag};
 pub use job::{HydrationRequested, JobId, Lane, ReferenceKind};
 pub use manifest::{Descriptor, InvalidManifest, Manifest, MediaType};
+pub use state::{BlobProgress, DeliveryAttempt, DeliveryOutcome, JobPhase, JobState};

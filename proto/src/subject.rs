@@ -47,6 +47,18 @@ pub fn job_consumer(upstream: &str, lane: Lane) -> String {
     format!("importer-{}-{upstream}", lane.as_str())
 }
 
+/// The upstream and lane of a consumer that [`job_consumer`] named; `None` for any other.
+pub fn parse_job_consumer(consumer: &str) -> Option<(&str, Lane)> {
+    let (lane, upstream) = consumer.strip_prefix("importer-")?.split_once('-')?;
+    let lane = Lane::ALL.into_iter().find(|known| known.as_str() == lane)?;
+    Some((upstream, lane))
+}
+
+/// Every job of one upstream, in any lane.
+pub fn upstream_jobs(upstream: &str) -> String {
+    format!("hydrate.*.{upstream}.*")
+}
+
 pub fn event(kind: EventKind) -> String {
     format!("events.{}", kind.as_str())
 }
@@ -54,6 +66,11 @@ pub fn event(kind: EventKind) -> String {
 /// The durable consumer of one webhook. Webhook names hold only `[a-z0-9-]`.
 pub fn webhook_consumer(webhook: &str) -> String {
     format!("webhook-{webhook}")
+}
+
+/// The webhook of a consumer that [`webhook_consumer`] named; `None` for any other.
+pub fn parse_webhook_consumer(consumer: &str) -> Option<&str> {
+    consumer.strip_prefix("webhook-")
 }
 
 pub fn deliveries(webhook: &str) -> String {

@@ -1,0 +1,180 @@
+//! What processes tell each other about work under way: the state of a job, and one attempt of a
+//! webhook delivery. Both are kept in memory on the bus; losing them costs only progress bars,
+//! attempt counts and the recent log.
+
+use crate::{
+    class::FailureClass,
+    codec::Message,
+    digest::Digest,
+    event::EventKind,
+    job::{HydrationRequested, JobId},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Most blobs whose progress is listed one by one in a [`JobState`].
+pub const MAX_LISTED_BLOBS: usize = 64;
+
+/// Where a job is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobPhase {
+    /// On the queue, not begun.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// Put back after a failure that may pass; see the class and the reason.
+    Waiting,
+    Done,
+    /// Its rule changed or is gone.
+    Obsolete,
+    /// Given up; a dead letter says why.
+    DeadLettered,
+}
+
+impl JobPhase {
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Waiting,
+        Self::Done,
+        Self::Obsolete,
+        Self::DeadLettered,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Done => "done",
+            Self::Obsolete => "obsolete",
+            Self::DeadLettered => "dead-lettered",
+        }
+    }
+
+    /// Whether nothing more will happen unless the job is asked for again.
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Queued | Self::Running | Self::Waiting => false,
+            Self::Done | Self::Obsolete | Self::DeadLettered => true,
+        }
+    }
+}
+
+impl fmt::Display for JobPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How far one blob of a job is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobProgress {
+    pub digest: Digest,
+    /// Bytes of the whole blob.
+    pub size: u64,
+    /// Bytes fetched so far; `size` when it was already stored.
+    pub done: u64,
+}
+
+/// The state of one job, as the last worker that touched it saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobState {
+    pub job: HydrationRequested,
+    pub phase: JobPhase,
+    /// Attempts so far that failed for a reason of their own; waiting for an open breaker is none.
+    #[serde(default)]
+    pub attempts: u32,
+    #[serde(default)]
+    pub blobs_total: u64,
+    #[serde(default)]
+    pub blobs_done: u64,
+    #[serde(default)]
+    pub bytes_total: u64,
+    #[serde(default)]
+    pub bytes_done: u64,
+    /// At most [`MAX_LISTED_BLOBS`], the unfinished ones first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<BlobProgress>,
+    /// What the reference resolved to, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<FailureClass>,
+    /// For people; no credentials, tokens or bodies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The process that wrote this, so that it recognises its own write.
+    #[serde(default)]
+    pub writer: String,
+    pub updated_at: Timestamp,
+}
+
+impl JobState {
+    /// The state of a job nobody has begun.
+    pub fn queued(job: HydrationRequested, now: Timestamp) -> Self {
+        Self {
+            job,
+            phase: JobPhase::Queued,
+            attempts: 0,
+            blobs_total: 0,
+            blobs_done: 0,
+            bytes_total: 0,
+            bytes_done: 0,
+            blobs: Vec::new(),
+            digest: None,
+            class: None,
+            reason: None,
+            writer: String::new(),
+            updated_at: now,
+        }
+    }
+
+    pub fn id(&self) -> JobId {
+        self.job.id()
+    }
+}
+
+impl Message for JobState {
+    const KIND: &'static str = "job-state";
+    const VERSION: u16 = 1;
+}
+
+/// How one attempt to deliver an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeliveryOutcome {
+    /// The endpoint answered 2xx.
+    Delivered,
+    /// It will be tried again.
+    Retry { at: Timestamp },
+    /// Given up; a dead letter says why.
+    DeadLettered,
+}
+
+/// One attempt to deliver one event to one webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryAttempt {
+    pub webhook: String,
+    pub event_id: String,
+    pub kind: EventKind,
+    /// 1 for the first.
+    pub attempt: u64,
+    pub at: Timestamp,
+    /// The endpoint's HTTP status, if it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// For people; no secrets or bodies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub duration_ms: u64,
+    pub outcome: DeliveryOutcome,
+}
+
+impl Message for DeliveryAttempt {
+    const KIND: &'static str = "delivery-attempt";
+    const VERSION: u16 = 1;
+}
