@@ -9,17 +9,24 @@
 #![allow(clippy::panic)]
 
 pub mod binaries;
-mod http;
-pub mod nats;
-pub mod ports;
+mod client;
+mod content;
+mod image;
+mod nats;
+pub mod pattern;
+mod ports;
 pub mod process;
-pub mod seaweed;
-pub mod tls;
-pub mod wait;
+mod registry;
+mod seaweed;
+mod tls;
+mod wait;
 
-pub use nats::NatsServer;
+pub use content::Content;
+pub use image::{Blob, Image, ImageBuilder};
+pub use nats::{NatsOptions, NatsServer};
 pub use ports::PortLease;
 pub use process::Process;
+pub use registry::{Access, Registry};
 pub use seaweed::SeaweedFs;
 pub use tls::TestCertificate;
 pub use wait::until;

@@ -1,6 +1,7 @@
 //! A child process that cannot outlive the test, with its output in a file.
 
 use std::{
+    env,
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
@@ -18,7 +19,8 @@ pub use libc::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
 const SHOWN_LINES: usize = 40;
 
 /// A program with its arguments, which can be started, signalled, killed and started again.
-/// Standard output and error are appended to one log file. Dropping it kills its process group.
+/// Standard output and error are appended to one log file. Settings of AWS, OpenTelemetry, proxies
+/// and hydrant are not inherited. Dropping it kills its process group.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -67,6 +69,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(&self.log).expect("open the log");
         let errors = log.try_clone().expect("duplicate the log's descriptor");
         let mut command = Command::new(&self.program);
+        foreign_settings().for_each(|name| drop(command.env_remove(name)));
         command.args(&self.args).envs(self.envs.iter().map(|(k, v)| (k, v)));
         command.current_dir(&self.directory).process_group(0);
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
@@ -180,6 +183,17 @@ impl Drop for Process {
         }
         self.kill9();
     }
+}
+
+/// Variables of whoever runs the tests that would change what a server or hydrant does.
+fn foreign_settings() -> impl Iterator<Item = OsString> {
+    const FAMILIES: [&str; 7] =
+        ["AWS_", "HYDRANT_", "OTEL_", "REGISTRY_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+    let names = env::vars_os().map(|(name, _)| name);
+    names.filter(|name| {
+        let name = name.to_string_lossy().to_uppercase();
+        FAMILIES.iter().any(|family| name.starts_with(family))
+    })
 }
 
 /// Sends `signal` to a process, or to a process group when `pid` is negative.

@@ -1,6 +1,6 @@
 //! A real S3 server, SeaweedFS, one per test.
 
-use crate::{PortLease, Process, binaries, http, process, until};
+use crate::{PortLease, Process, binaries, client, process, until};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use std::{
@@ -66,7 +66,7 @@ impl SeaweedFs {
         process.args(["-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock"]);
         process.args(ports.all().map(|(role, port)| format!("-{role}.port={port}")));
         process.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-        let client = http::client();
+        let client = client::plain();
         let mut server = Self { process, ports, client, _directory: directory };
         server.restart().await;
         server

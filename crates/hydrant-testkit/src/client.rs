@@ -2,7 +2,7 @@
 
 /// A client that follows no redirect and heeds no proxy setting. Each part has its own, because a
 /// connection pool belongs to the runtime of one test.
-pub(crate) fn client() -> reqwest::Client {
+pub(crate) fn plain() -> reqwest::Client {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
