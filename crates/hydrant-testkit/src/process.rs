@@ -69,7 +69,9 @@ impl Process {
         let log = File::options().create(true).append(true).open(&self.log).expect("open the log");
         let errors = log.try_clone().expect("duplicate the log's descriptor");
         let mut command = Command::new(&self.program);
-        foreign_settings().for_each(|name| drop(command.env_remove(name)));
+        for name in foreign_settings() {
+            command.env_remove(name);
+        }
         command.args(&self.args).envs(self.envs.iter().map(|(k, v)| (k, v)));
         command.current_dir(&self.directory).process_group(0);
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
