@@ -1,0 +1,89 @@
+//! The consumers that are there: how much waits at each, and removing those nobody needs.
+
+use crate::{Bus, BusError};
+use async_nats::jetstream::consumer::Info;
+use futures::TryStreamExt;
+use hydrant_proto::{Lane, subject};
+use hydrant_telemetry::metrics::metrics;
+
+/// How much one lane of one upstream has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueDepth {
+    pub upstream: String,
+    pub lane: Lane,
+    /// Jobs that no worker has.
+    pub waiting: u64,
+    /// Jobs that a worker has, or that rest before another try.
+    pub outstanding: u64,
+}
+
+impl Bus {
+    /// The depth of every lane that was ever consumed; also recorded as a metric.
+    pub async fn queue_depth(&self) -> Result<Vec<QueueDepth>, BusError> {
+        let depths: Vec<_> =
+            self.consumers(subject::JOBS_STREAM).await?.iter().filter_map(depth).collect();
+        for QueueDepth { upstream, lane, waiting, .. } in &depths {
+            metrics().hydrations.queue_depth(upstream, *lane, *waiting);
+        }
+        Ok(depths)
+    }
+
+    /// Removes the consumers and the queued jobs of upstreams that are not in `existing`. Their
+    /// jobs are obsolete: no rule leads to that upstream any more.
+    pub async fn retain_upstreams(&self, existing: &[&str]) -> Result<(), BusError> {
+        for info in self.consumers(subject::JOBS_STREAM).await? {
+            let Some((upstream, _)) = subject::parse_job_consumer(&info.name) else { continue };
+            if !existing.contains(&upstream) {
+                self.delete_consumer(subject::JOBS_STREAM, &info.name).await?;
+                self.purge_jobs(upstream).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the consumers of webhooks that are not in `existing`, with what they had yet to
+    /// deliver.
+    pub async fn retain_webhooks(&self, existing: &[&str]) -> Result<(), BusError> {
+        for info in self.consumers(subject::EVENTS_STREAM).await? {
+            match subject::parse_webhook_consumer(&info.name) {
+                Some(webhook) if !existing.contains(&webhook) => {
+                    self.delete_consumer(subject::EVENTS_STREAM, &info.name).await?;
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn consumers(&self, stream: &str) -> Result<Vec<Info>, BusError> {
+        const WHAT: &str = "list consumers";
+        self.reachable()?;
+        let stream = self.jetstream().get_stream_no_info(stream).await;
+        let stream = stream.map_err(|e| BusError::unknown(WHAT, e))?;
+        stream.consumers().try_collect().await.map_err(|e| BusError::unknown(WHAT, e))
+    }
+
+    async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), BusError> {
+        tracing::info!(stream, consumer = name, "removing a consumer that is no longer needed");
+        let deleted = self.jetstream().delete_consumer_from_stream(name, stream).await;
+        deleted.map(|_| ()).map_err(|e| BusError::unknown("remove a consumer", e))
+    }
+
+    async fn purge_jobs(&self, upstream: &str) -> Result<(), BusError> {
+        const WHAT: &str = "remove the jobs of an upstream";
+        let stream = self.jetstream().get_stream_no_info(subject::JOBS_STREAM).await;
+        let stream = stream.map_err(|e| BusError::unknown(WHAT, e))?;
+        let purged = stream.purge().filter(subject::upstream_jobs(upstream)).await;
+        purged.map(|_| ()).map_err(|e| BusError::unknown(WHAT, e))
+    }
+}
+
+fn depth(info: &Info) -> Option<QueueDepth> {
+    let (upstream, lane) = subject::parse_job_consumer(&info.name)?;
+    Some(QueueDepth {
+        upstream: upstream.to_owned(),
+        lane,
+        waiting: info.num_pending,
+        outstanding: info.num_ack_pending as u64,
+    })
+}

@@ -1,0 +1,106 @@
+//! What a handler is given, and what it may answer.
+
+use bytes::Bytes;
+use hydrant_proto::{Event, HydrationRequested, JobId, Message};
+use hydrant_telemetry::metrics::{JobVerdict, metrics};
+use jiff::Timestamp;
+use std::time::Duration;
+use tracing::Span;
+
+/// A message handed to a handler.
+#[derive(Clone, Debug)]
+pub struct Received<M> {
+    pub message: M,
+    /// How often the server has delivered it, this time included: 1 for the first. Not a count of
+    /// attempts: a worker that was killed or cut off raises it too, and so does a paused upstream.
+    pub deliveries: u64,
+    /// When it was stored on the bus for the first time.
+    pub published: Timestamp,
+}
+
+/// A hydration to do.
+pub type Job = Received<HydrationRequested>;
+/// An event to deliver to one webhook.
+pub type Delivery = Received<Event>;
+
+impl Job {
+    pub fn id(&self) -> JobId {
+        self.message.id()
+    }
+}
+
+/// What the consume loop does with a message after its handler returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The postcondition was seen in storage (or the delivery accepted). Removes the message.
+    Done,
+    /// Not wanted any more, such as a job of an old generation. Removes the message.
+    Obsolete,
+    /// Give it back, to be delivered again after this long at the earliest.
+    Later(Duration),
+    /// Given up, and the dead letter is written. Removes the message.
+    Dead,
+}
+
+/// A message that cannot be handled: it does not decode, or its handler panicked again and again.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// The subject it came on; for a job that names lane, upstream and job id.
+    pub subject: String,
+    pub payload: Bytes,
+    /// For people.
+    pub reason: String,
+    pub deliveries: u64,
+    pub published: Timestamp,
+}
+
+/// A message the consume loop can carry.
+pub trait Consumed: Message + Clone + Send + Sync + 'static {
+    /// The span its handler runs in; `owner` is the upstream or webhook it is for.
+    fn span(&self, owner: &str) -> Span;
+
+    /// Counts a message that a handler begins to work on.
+    fn began(owner: &str);
+
+    /// Counts a message that was settled.
+    fn settled(owner: &str, verdict: JobVerdict, took: Duration);
+}
+
+impl Consumed for HydrationRequested {
+    fn span(&self, owner: &str) -> Span {
+        tracing::info_span!(
+            "hydration",
+            otel.kind = "consumer",
+            upstream = owner,
+            job.id = %self.id(),
+            rule = self.rule,
+            image.repository = %self.repository,
+            image.reference = %self.reference,
+        )
+    }
+
+    fn began(owner: &str) {
+        metrics().hydrations.attempted(owner);
+    }
+
+    fn settled(owner: &str, verdict: JobVerdict, took: Duration) {
+        metrics().hydrations.settled(owner, verdict, took);
+    }
+}
+
+impl Consumed for Event {
+    fn span(&self, owner: &str) -> Span {
+        tracing::info_span!(
+            "delivery",
+            otel.kind = "consumer",
+            webhook = owner,
+            event.id = self.id,
+            event.kind = %self.kind,
+        )
+    }
+
+    /// Deliveries are counted where the endpoint's answer is known.
+    fn began(_: &str) {}
+
+    fn settled(_: &str, _: JobVerdict, _: Duration) {}
+}
