@@ -1,0 +1,224 @@
+//! The circuit breaker of one upstream: who may ask now, and who hears of it.
+//!
+//! The counting is in `counting`, pure; here are the clock, the lock and the watchers. The state
+//! changes on outcomes, and from `Open` to `HalfOpen` by a timer, so that a consumer that waits
+//! for the gate is woken without anybody asking.
+
+mod counting;
+
+pub use counting::{Settings, State};
+
+use counting::{Core, Outcome, Refused, Slot};
+use hydrant_telemetry::metrics;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+/// The breaker of one upstream. Cheap to clone; clones share the state.
+#[derive(Clone, Debug)]
+pub struct Breaker(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    upstream: String,
+    slow_call: Duration,
+    core: Mutex<Core>,
+    state: watch::Sender<State>,
+    timer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Breaker {
+    pub(crate) fn new(upstream: &str, settings: Settings) -> Self {
+        let slow_call = settings.slow_call;
+        let shared = Shared {
+            upstream: upstream.to_owned(),
+            slow_call,
+            core: Mutex::new(Core::new(settings)),
+            state: watch::Sender::new(State::Closed),
+            timer: Mutex::new(None),
+        };
+        metrics().upstreams.breaker(upstream, State::Closed.label());
+        Self(Arc::new(shared))
+    }
+
+    pub fn state(&self) -> State {
+        *self.0.state.borrow()
+    }
+
+    /// Every change of the state. The sender lives as long as the breaker.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.0.state.subscribe()
+    }
+
+    /// Waits until the breaker is no longer open. In `HalfOpen` only one call is let through at a
+    /// time, so the caller's next call may still be refused.
+    pub async fn ready(&self) {
+        let mut state = self.watch();
+        let open = |state: &State| matches!(state, State::Open { .. });
+        // The sender is owned by `self`, so the wait cannot end with an error.
+        let _ = state.wait_for(|state| !open(state)).await;
+    }
+
+    /// How long to stay away if a call were refused now; `None` when it would be let through.
+    pub(crate) fn refusal(&self) -> Option<Duration> {
+        self.0.core().refusal(Instant::now())
+    }
+
+    /// Asks to make one call; the pass reports its outcome. In `HalfOpen` the pass is the probe.
+    pub(crate) fn admit(&self) -> Result<Pass, Duration> {
+        let now = Instant::now();
+        let slot = self.0.core().admit(now).map_err(|Refused(pause)| pause)?;
+        Ok(Pass { breaker: self.clone(), slot: Some(slot), began: now })
+    }
+
+    /// Changes the counting and tells the watchers, in one step, so that they hear of changes in
+    /// the order they happened.
+    fn change(&self, change: impl FnOnce(&mut Core)) {
+        let mut core = self.0.core();
+        change(&mut core);
+        self.publish(core.state());
+    }
+
+    fn publish(&self, state: State) {
+        let before = self.0.state.send_replace(state);
+        if before == state {
+            return;
+        }
+        let upstream = self.0.upstream.as_str();
+        metrics().upstreams.breaker(upstream, state.label());
+        match state {
+            State::Closed => tracing::info!(upstream, "breaker closed"),
+            State::HalfOpen => tracing::info!(upstream, "breaker half open"),
+            State::Open { until } => {
+                let pause_ms = until.saturating_duration_since(Instant::now()).as_millis();
+                tracing::warn!(upstream, pause_ms, "breaker opened");
+                self.half_open_at(until);
+            }
+        }
+    }
+
+    /// Moves `Open` on to `HalfOpen` when its time is up. The task ends with the breaker, or when
+    /// a later opening replaces it.
+    fn half_open_at(&self, until: Instant) {
+        let shared = Arc::downgrade(&self.0);
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            Self::time_is_up(&shared);
+        });
+        let previous = self.0.timer.lock().unwrap_or_else(PoisonError::into_inner).replace(task);
+        if let Some(previous) = previous {
+            previous.abort();
+        }
+    }
+
+    fn time_is_up(shared: &Weak<Shared>) {
+        let Some(shared) = shared.upgrade() else { return };
+        Self(shared).change(|core| core.half_open_if_due(Instant::now()));
+    }
+}
+
+impl Shared {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let timer = self.timer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(timer) = timer {
+            timer.abort();
+        }
+    }
+}
+
+/// The right to make one call. Dropped without a report, it counts for nothing, and a probe makes
+/// room for the next.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    breaker: Breaker,
+    slot: Option<Slot>,
+    began: Instant,
+}
+
+impl Pass {
+    /// The upstream answered; how long that took decides whether it was slow.
+    pub fn answered(self) {
+        let slow = self.began.elapsed() >= self.breaker.0.slow_call;
+        self.report(if slow { Outcome::Slow } else { Outcome::Success });
+    }
+
+    /// It did not answer, or with 5xx.
+    pub fn failed(self) {
+        self.report(Outcome::Failure);
+    }
+
+    /// It asked us to stay away, for so long if it said.
+    pub fn limited(self, pause: Option<Duration>) {
+        self.report(Outcome::Limited(pause));
+    }
+
+    fn report(mut self, outcome: Outcome) {
+        if let Some(slot) = self.slot.take() {
+            self.breaker.change(|core| core.record(slot, outcome, Instant::now()));
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.breaker.0.core().give_back(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { jitter: 0.0, open_for: Duration::from_secs(5), ..Settings::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn five_failures_open_it_and_time_makes_it_half_open() {
+        let breaker = Breaker::new("lab", settings());
+        let mut watch = breaker.watch();
+        for _ in 0..5 {
+            breaker.admit().unwrap().failed();
+        }
+        assert!(matches!(*watch.borrow_and_update(), State::Open { .. }));
+        assert_eq!(breaker.admit().unwrap_err(), Duration::from_secs(5));
+        breaker.ready().await;
+        assert_eq!(breaker.state(), State::HalfOpen);
+        breaker.admit().unwrap().answered();
+        assert_eq!(breaker.state(), State::Closed);
+        assert!(watch.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_probe_at_a_time_and_a_dropped_one_makes_room() {
+        let breaker = Breaker::new("lab", settings());
+        breaker.admit().unwrap().limited(Some(Duration::from_secs(30)));
+        breaker.ready().await;
+        let probe = breaker.admit().unwrap();
+        assert!(breaker.admit().is_err());
+        drop(probe);
+        breaker.admit().unwrap().answered();
+        assert_eq!(breaker.state(), State::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_answers_count_against_it() {
+        let breaker = Breaker::new("lab", settings());
+        for _ in 0..8 {
+            let pass = breaker.admit().unwrap();
+            tokio::time::advance(settings().slow_call).await;
+            pass.answered();
+        }
+        assert!(matches!(breaker.state(), State::Open { .. }));
+    }
+}

@@ -1,0 +1,313 @@
+//! The client of one upstream: what can be asked of a registry, one method each.
+
+use crate::{
+    answer::{Blame, Failure},
+    auth::Auth,
+    blob::{self, BlobBody, Part},
+    breaker::Breaker,
+    error::UpstreamError,
+    exchange::{Ask, Exchange, Reply},
+    listing::{self, TagPage},
+    manifest::{self, Expected, FetchedManifest, Head},
+    once::UnderWay,
+    permits::{Permits, Priority},
+    retries::RetryBudget,
+    secret::SecretSource,
+    upstreams::Options,
+    wire::Wire,
+};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method,
+    header::{ACCEPT, RANGE},
+};
+use hydrant_egress::{Egress, Policy};
+use hydrant_proto::{Digest, Reference, RepositoryName};
+use hydrant_rules::{Credential, Upstream};
+use hydrant_telemetry::metrics::RequestKind;
+use moka::future::Cache;
+use std::{sync::Arc, time::Duration};
+use url::Url;
+
+/// What names a manifest at the upstream.
+type Named = (RepositoryName, Reference);
+
+/// The client of one upstream with one credential reference. Shared by all who use it, since the
+/// breaker, the permits and the tokens live here.
+#[derive(Debug)]
+pub struct Client {
+    exchange: Exchange,
+    body_idle: Duration,
+    manifests: UnderWay<Named, FetchedManifest>,
+    /// Manifests the upstream did not have a moment ago.
+    unknown: Cache<Named, UpstreamError>,
+}
+
+/// Most names remembered as unknown.
+const MAX_UNKNOWN: u64 = 10_000;
+/// Longest wait for one connection, however long the upstream's timeout is.
+const MAX_CONNECT: Duration = Duration::from_secs(10);
+
+impl Client {
+    pub(crate) fn new(
+        upstream: Arc<Upstream>,
+        credential: Option<Credential>,
+        secrets: SecretSource,
+        options: &Options,
+    ) -> Result<Self, UpstreamError> {
+        let name = upstream.name.to_string();
+        let egress = egress(&upstream, options)
+            .map_err(|source| UpstreamError::Egress { upstream: name.clone(), source })?;
+        let ping = v2(&upstream.endpoint, "");
+        let exchange = Exchange {
+            wire: Wire { upstream: name.clone(), egress },
+            auth: Auth::new(upstream.clone(), ping, credential, secrets),
+            breaker: Breaker::new(&name, options.breaker),
+            permits: Permits::new(upstream.concurrency),
+            retries: RetryBudget::new(),
+            upstream,
+        };
+        let unknown =
+            Cache::builder().max_capacity(MAX_UNKNOWN).time_to_live(options.unknown_for).build();
+        Ok(Self { exchange, body_idle: options.body_idle, manifests: UnderWay::new(), unknown })
+    }
+
+    /// The upstream this client asks.
+    pub fn upstream(&self) -> &Upstream {
+        &self.exchange.upstream
+    }
+
+    /// The breaker every call passes through.
+    pub fn breaker(&self) -> &Breaker {
+        &self.exchange.breaker
+    }
+
+    /// What a manifest is now, by a HEAD and nothing else: at most `budget` from the call to the
+    /// answer, waits for a slot included. An upstream that does not answer in time counts as
+    /// failed, so give it no less than it may reasonably take.
+    pub async fn head_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        priority: Priority,
+        budget: Duration,
+    ) -> Result<Head, UpstreamError> {
+        let named = (repository.clone(), reference.clone());
+        self.not_known_missing(&named).await?;
+        let mut ask = self.manifest_ask(&named, Method::HEAD, RequestKind::ManifestHead, priority);
+        ask.budget = Some(budget);
+        let reply = self.exchange.call(&ask).await;
+        let reply = self.remember_missing(named, reply).await.map_err(|failure| failure.error)?;
+        self.expected(&ask, reference).head(reply.response.headers())
+    }
+
+    /// A manifest, verified. Calls for the same one at the same time share one request.
+    pub async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        priority: Priority,
+    ) -> Result<FetchedManifest, UpstreamError> {
+        let named = (repository.clone(), reference.clone());
+        self.not_known_missing(&named).await?;
+        let fetch = self.fetch_manifest(&named, priority);
+        let fetched = self.manifests.join(named.clone(), fetch).await;
+        self.remember_missing(named, fetched).await.map_err(|failure| failure.error)
+    }
+
+    /// The size of a blob in bytes by a HEAD, or `None` if the upstream does not have it.
+    pub async fn head_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        priority: Priority,
+    ) -> Result<Option<u64>, UpstreamError> {
+        let mut ask = self.blob_ask(repository, digest, priority);
+        (ask.kind, ask.method) = (RequestKind::BlobHead, Method::HEAD);
+        let reply = match self.exchange.call(&ask).await {
+            Ok(reply) => reply,
+            Err(Failure { error: UpstreamError::Unknown { .. }, .. }) => return Ok(None),
+            Err(failure) => return Err(failure.error),
+        };
+        let size = blob::length(reply.response.headers()).ok_or_else(|| {
+            let detail = "its HEAD tells no size".to_owned();
+            self.exchange.wire.down(&ask.what, detail, Blame::Answered).error
+        })?;
+        Ok(Some(size))
+    }
+
+    /// A blob from some byte on, unverified: `blob(repository, digest, 0, priority)` for all of it.
+    /// An answer with another range than the one asked for is [`UpstreamError::RangeNotHonoured`].
+    pub async fn blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        part: impl Into<Part>,
+        priority: Priority,
+    ) -> Result<BlobBody, UpstreamError> {
+        let part = part.into();
+        let mut ask = self.blob_ask(repository, digest, priority);
+        if let Some(range) = part.range() {
+            ask.headers.insert(RANGE, range);
+        }
+        let reply = self.exchange.call(&ask).await.map_err(|failure| failure.error)?;
+        BlobBody::new(reply, part, &ask, self.name(), self.breaker(), self.body_idle)
+    }
+
+    /// One page of at most `n` tags after `last`, as the upstream pages them.
+    pub async fn tags(
+        &self,
+        repository: &RepositoryName,
+        n: Option<u32>,
+        last: Option<&str>,
+        priority: Priority,
+    ) -> Result<TagPage, UpstreamError> {
+        let mut ask = self.ask(RequestKind::Tags, repository, "tags/list", priority);
+        ask.what = format!("the tags of {repository}");
+        if let Some(n) = n {
+            ask.url.query_pairs_mut().append_pair("n", &n.to_string());
+        }
+        if let Some(last) = last {
+            ask.url.query_pairs_mut().append_pair("last", last);
+        }
+        let reply = self.exchange.call(&ask).await.map_err(|failure| failure.error)?;
+        listing::tags(reply, self.name(), &ask.what).await
+    }
+
+    /// The index of what refers to `digest`, by the referrers API or, where the upstream has none,
+    /// by the tag that stands in for it; `None` when nothing does. Unverified: an index made up on
+    /// request has no digest.
+    pub async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        priority: Priority,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        let path = format!("referrers/{digest}");
+        let mut ask = self.ask(RequestKind::Manifest, repository, &path, priority);
+        ask.what = format!("the referrers of {repository}@{digest}");
+        ask.headers.insert(ACCEPT, manifest::accept());
+        match self.exchange.call(&ask).await {
+            Ok(reply) => listing::referrers(reply, self.name(), &ask.what).await.map(Some),
+            Err(Failure { error: UpstreamError::Unknown { .. }, .. }) => {
+                self.referrers_by_tag(repository, digest, priority).await
+            }
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    /// OCI distribution spec 1.1, "Referrers Tag Schema".
+    async fn referrers_by_tag(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        priority: Priority,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        let tag = digest.to_string().replace(':', "-");
+        // The tag of a longer digest than SHA-256 is cut to what a tag may hold.
+        let tag: String = tag.chars().take(128).collect();
+        let tag = Reference::Tag(tag.parse().expect("a digest makes a valid tag"));
+        match self.manifest(repository, &tag, priority).await {
+            Ok(found) if found.media_type.is_index() => Ok(Some(found.bytes)),
+            Ok(_) | Err(UpstreamError::Unknown { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn fetch_manifest(
+        &self,
+        named: &Named,
+        priority: Priority,
+    ) -> Result<FetchedManifest, Failure> {
+        let ask = self.manifest_ask(named, Method::GET, RequestKind::Manifest, priority);
+        let reply: Reply = self.exchange.call(&ask).await?;
+        let read = self.expected(&ask, &named.1).read(reply).await;
+        read.map_err(|error| Failure { error, blame: Blame::Answered })
+    }
+
+    async fn not_known_missing(&self, named: &Named) -> Result<(), UpstreamError> {
+        self.unknown.get(named).await.map_or(Ok(()), Err)
+    }
+
+    async fn remember_missing<T>(
+        &self,
+        named: Named,
+        result: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if let Err(Failure { error: error @ UpstreamError::Unknown { .. }, .. }) = &result {
+            self.unknown.insert(named, error.clone()).await;
+        }
+        result
+    }
+
+    fn manifest_ask(
+        &self,
+        (repository, reference): &Named,
+        method: Method,
+        kind: RequestKind,
+        priority: Priority,
+    ) -> Ask {
+        let mut ask = self.ask(kind, repository, &format!("manifests/{reference}"), priority);
+        let separator = if reference.tag().is_some() { ':' } else { '@' };
+        ask.what = format!("manifest {repository}{separator}{reference}");
+        ask.method = method;
+        ask.headers.insert(ACCEPT, manifest::accept());
+        ask
+    }
+
+    fn blob_ask(&self, repository: &RepositoryName, digest: &Digest, priority: Priority) -> Ask {
+        let mut ask = self.ask(RequestKind::Blob, repository, &format!("blobs/{digest}"), priority);
+        ask.what = format!("blob {digest} of {repository}");
+        ask.headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        ask
+    }
+
+    fn ask(
+        &self,
+        kind: RequestKind,
+        repository: &RepositoryName,
+        path: &str,
+        priority: Priority,
+    ) -> Ask {
+        Ask {
+            kind,
+            what: String::new(),
+            method: Method::GET,
+            url: v2(&self.upstream().endpoint, &format!("{repository}/{path}")),
+            headers: HeaderMap::new(),
+            scope: format!("repository:{repository}:pull"),
+            priority,
+            budget: None,
+        }
+    }
+
+    fn expected<'a>(&'a self, ask: &'a Ask, reference: &'a Reference) -> Expected<'a> {
+        Expected { upstream: self.name(), what: &ask.what, reference }
+    }
+
+    fn name(&self) -> &str {
+        self.exchange.upstream.name.as_str()
+    }
+}
+
+fn egress(upstream: &Upstream, options: &Options) -> Result<Egress, hydrant_egress::EgressError> {
+    let policy = Policy {
+        allow_private: upstream.allow_private,
+        connect_timeout: upstream.timeout.0.min(MAX_CONNECT),
+        read_timeout: None,
+    };
+    match &options.resolver {
+        Some(resolver) => Egress::with_resolver(policy, resolver.clone()),
+        None => Egress::new(policy),
+    }
+}
+
+/// `<endpoint>/v2/<path>`. Names and digests need no escaping: their grammars allow nothing that
+/// would.
+fn v2(endpoint: &Url, path: &str) -> Url {
+    let mut url = endpoint.clone();
+    let prefix = endpoint.path().trim_end_matches('/').to_owned();
+    url.set_path(&format!("{prefix}/v2/{path}"));
+    url.set_query(None);
+    url
+}

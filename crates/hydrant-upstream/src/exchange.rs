@@ -1,0 +1,194 @@
+//! One call to an upstream, from the breaker's gate to the headers of the answer: the steps every
+//! call takes, in one place.
+
+use crate::{
+    answer::{Blame, Failure, Refusal},
+    auth::{Auth, Grant},
+    breaker::{Breaker, Pass},
+    error::UpstreamError,
+    hosts,
+    permits::{Permit, Permits, Priority},
+    retries::{self, RetryBudget},
+    wire::{Hop, Patience, Wire},
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
+use hydrant_rules::Upstream;
+use hydrant_telemetry::{metrics, metrics::RequestKind};
+use reqwest::Response;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+/// All that stands between a call and its upstream.
+#[derive(Debug)]
+pub struct Exchange {
+    pub upstream: Arc<Upstream>,
+    pub wire: Wire,
+    pub auth: Auth,
+    pub breaker: Breaker,
+    pub permits: Arc<Permits>,
+    pub retries: RetryBudget,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Ask {
+    pub kind: RequestKind,
+    /// What is asked for, for people: `manifest lab/app:1`.
+    pub what: String,
+    pub method: Method,
+    pub url: Url,
+    /// Without `Authorization`.
+    pub headers: HeaderMap,
+    /// What a token must allow.
+    pub scope: String,
+    pub priority: Priority,
+    /// Longest wait for the whole call; without it, `Upstream::timeout` for each answer.
+    pub budget: Option<Duration>,
+}
+
+/// A successful answer. The permit is given back when its body has been read.
+#[derive(Debug)]
+pub struct Reply {
+    pub response: Response,
+    pub permit: Permit,
+}
+
+/// Most redirects followed.
+const MAX_REDIRECTS: usize = 5;
+/// How long to stay away when our own queue is too long.
+const QUEUE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Exchange {
+    /// Makes the call; once more, if it failed in a way that may pass and the retry budget allows.
+    /// A success is any 2xx.
+    pub async fn call(&self, ask: &Ask) -> Result<Reply, Failure> {
+        let until = ask.budget.map(|budget| Instant::now() + budget);
+        let patience = Patience { each: self.upstream.timeout.0, until };
+        self.retries.attempted();
+        let failure = match self.attempt(ask, patience).await {
+            Err(failure) if failure.blame == Blame::Failed => failure,
+            other => return other,
+        };
+        let pause = retries::pause();
+        if patience.left() <= pause || !self.retries.take() {
+            return Err(failure);
+        }
+        tokio::time::sleep(pause).await;
+        metrics().upstreams.retried(&self.wire.upstream);
+        tracing::debug!(upstream = %self.wire.upstream, error = %failure.error, "asks again");
+        self.attempt(ask, patience).await
+    }
+
+    async fn attempt(&self, ask: &Ask, patience: Patience) -> Result<Reply, Failure> {
+        if let Some(pause) = self.breaker.refusal() {
+            return Err(self.not_admitted(pause));
+        }
+        let permit = self.permit(ask, patience).await?;
+        let pass = self.breaker.admit().map_err(|pause| self.not_admitted(pause))?;
+        let outcome = self.authorised(ask, patience).await;
+        settle(pass, &outcome);
+        Ok(Reply { response: outcome?, permit })
+    }
+
+    /// Background calls wait their turn for as long as it takes; a client does not.
+    async fn permit(&self, ask: &Ask, patience: Patience) -> Result<Permit, Failure> {
+        let turn = self.permits.acquire(ask.priority);
+        let got = match (ask.priority, patience.until) {
+            (Priority::Background, None) => Ok(turn.await),
+            (_, until) => {
+                let until = until.unwrap_or_else(|| Instant::now() + patience.each);
+                timeout_at(until, turn).await
+            }
+        };
+        match got {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(self.too_busy()),
+        }
+    }
+
+    /// Sends the request with what it is granted; after a 401, once more with a new grant.
+    async fn authorised(&self, ask: &Ask, patience: Patience) -> Result<Response, Failure> {
+        let scope = ask.scope.as_str();
+        let grant = self.auth.grant(&self.wire, scope, patience).await?;
+        let (response, url) = self.follow(ask, grant.as_ref(), patience).await?;
+        let refused = response.status() == StatusCode::UNAUTHORIZED;
+        if !(refused && hosts::is_endpoint(&self.upstream, &url)) {
+            return self.judge(ask, response, &url).await;
+        }
+        let headers = response.headers();
+        let grant = self.auth.renew(&self.wire, headers, grant.as_ref(), scope, patience).await?;
+        let (response, url) = self.follow(ask, Some(&grant), patience).await?;
+        self.judge(ask, response, &url).await
+    }
+
+    /// Follows redirects hop by hop. Only the endpoint itself sees the grant.
+    async fn follow(
+        &self,
+        ask: &Ask,
+        grant: Option<&Grant>,
+        patience: Patience,
+    ) -> Result<(Response, Url), Failure> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let grant = grant.filter(|_| hosts::is_endpoint(&self.upstream, &url));
+            let response = self.wire.send(hop(ask, &url, grant), patience).await?;
+            if !is_redirect(response.status()) {
+                return Ok((response, url));
+            }
+            url = hosts::redirect(&self.upstream, &url, &response)
+                .map_err(|refusal| self.wire.down(&ask.what, refusal, Blame::Answered))?;
+        }
+        let detail = format!("it redirects more than {MAX_REDIRECTS} times");
+        Err(self.wire.down(&ask.what, detail, Blame::Answered))
+    }
+
+    async fn judge(&self, ask: &Ask, response: Response, url: &Url) -> Result<Response, Failure> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let refusal = Refusal {
+            upstream: &self.wire.upstream,
+            what: &ask.what,
+            by_endpoint: hosts::is_endpoint(&self.upstream, url),
+            head: ask.method == Method::HEAD,
+            with_credential: self.auth.is_credential_refused(response.headers()),
+        };
+        Err(refusal.judge(response).await)
+    }
+
+    fn not_admitted(&self, retry_after: Duration) -> Failure {
+        let upstream = self.wire.upstream.clone();
+        let error = UpstreamError::BreakerOpen { upstream, retry_after };
+        Failure { error, blame: Blame::Nobody }
+    }
+
+    fn too_busy(&self) -> Failure {
+        let upstream = self.wire.upstream.clone();
+        let detail = "all its `concurrency` is in use here".to_owned();
+        let error = UpstreamError::Limited { upstream, retry_after: QUEUE_PAUSE, detail };
+        Failure { error, blame: Blame::Nobody }
+    }
+}
+
+fn settle(pass: Pass, outcome: &Result<Response, Failure>) {
+    match outcome.as_ref().map_err(|failure| failure.blame) {
+        Ok(_) | Err(Blame::Answered) => pass.answered(),
+        Err(Blame::Failed) => pass.failed(),
+        Err(Blame::Limited(pause)) => pass.limited(pause),
+        Err(Blame::Nobody) => drop(pass),
+    }
+}
+
+fn hop<'a>(ask: &'a Ask, url: &Url, grant: Option<&Grant>) -> Hop<'a> {
+    let mut headers = ask.headers.clone();
+    headers.insert("accept-encoding", HeaderValue::from_static("identity"));
+    if let Some(grant) = grant {
+        headers.insert(AUTHORIZATION, grant.header.clone());
+    }
+    Hop { kind: ask.kind, what: &ask.what, method: ask.method.clone(), url: url.clone(), headers }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}

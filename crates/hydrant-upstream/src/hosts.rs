@@ -1,0 +1,121 @@
+//! Which hosts an upstream may lead us to: with its credential (token services), or without
+//! (redirects).
+
+use http::header::LOCATION;
+use hydrant_rules::Upstream;
+use reqwest::Response;
+use url::Url;
+
+/// Token services known to belong to another host.
+const KNOWN_REALMS: [(&str, &str); 1] = [("registry-1.docker.io", "auth.docker.io")];
+
+/// The realm of a challenge, if the credential may go there: the endpoint's own host, a token host
+/// of the configuration, or Docker Hub's; over TLS, unless the endpoint itself is plain http.
+/// Otherwise what is wrong with it. Whether its address may be dialled is egress's to say.
+pub fn realm(upstream: &Upstream, written: &str) -> Result<Url, String> {
+    let realm: Url = written.parse().map_err(|_| "its token realm is not a URL".to_owned())?;
+    let host = realm.host_str().unwrap_or_default();
+    if !realm.username().is_empty() || realm.password().is_some() {
+        return Err(format!("its token realm at `{host}` has user info"));
+    }
+    if realm.scheme() != "https" && realm.scheme() != upstream.endpoint.scheme() {
+        return Err(format!("its token realm at `{host}` is not https"));
+    }
+    if is_realm_host(upstream, &realm) {
+        return Ok(realm);
+    }
+    Err(format!(
+        "its token realm is at another host, `{host}`; add it to `token_hosts` if it is right"
+    ))
+}
+
+fn is_realm_host(upstream: &Upstream, realm: &Url) -> bool {
+    let (own, theirs) = (upstream.endpoint.host_str(), realm.host_str());
+    own == theirs
+        || KNOWN_REALMS.iter().any(|(from, to)| own == Some(*from) && theirs == Some(*to))
+        || upstream.token_hosts.iter().any(|pattern| matches(pattern, realm))
+}
+
+/// Where a redirect leads, if it may be followed. Otherwise what is wrong with it.
+pub fn redirect(upstream: &Upstream, from: &Url, response: &Response) -> Result<Url, String> {
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or("it redirects nowhere")?;
+    let to = from.join(location).map_err(|_| "it redirects to what is not a URL")?;
+    let host = to.host_str().unwrap_or_default();
+    if from.scheme() == "https" && to.scheme() != "https" && !upstream.allow_private {
+        return Err(format!("it redirects from https to plain http at `{host}`"));
+    }
+    let anywhere = upstream.redirect_hosts.is_empty();
+    let listed = || upstream.redirect_hosts.iter().any(|pattern| matches(pattern, &to));
+    if anywhere || is_endpoint(upstream, &to) || listed() {
+        return Ok(to);
+    }
+    Err(format!("it redirects to `{host}`, which is not among its `redirect_hosts`"))
+}
+
+/// Whether `url` is at the configured endpoint: the only place that sees an `Authorization`.
+pub fn is_endpoint(upstream: &Upstream, url: &Url) -> bool {
+    upstream.endpoint.origin() == url.origin()
+}
+
+/// `host`, `host:port`, `*.suffix` or `*.suffix:port`; without a port any will do.
+fn matches(pattern: &str, url: &Url) -> bool {
+    let Some(host) = url.host_str() else { return false };
+    let port = url.port_or_known_default().unwrap_or_default();
+    let with_port = format!("{host}:{port}");
+    [host, with_port.as_str()].into_iter().any(|name| match pattern.strip_prefix('*') {
+        Some(suffix) => name.ends_with(suffix) && suffix.starts_with('.'),
+        None => name == pattern,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn upstream(endpoint: &str, token_hosts: &[&str]) -> Upstream {
+        let written = json!({"name": "lab", "endpoint": endpoint, "token_hosts": token_hosts});
+        serde_json::from_value(written).unwrap()
+    }
+
+    #[test]
+    fn realms_that_may_see_the_credential() {
+        for (endpoint, hosts, good) in [
+            ("https://ghcr.io", vec![], "https://ghcr.io/token"),
+            ("https://ghcr.io", vec![], "https://GHCR.io:8443/token"),
+            ("https://registry-1.docker.io", vec![], "https://auth.docker.io/token"),
+            ("https://registry.gitlab.com", vec!["gitlab.com"], "https://gitlab.com/jwt/auth"),
+            ("https://r.lab", vec!["auth.lab:5001"], "https://auth.lab:5001/t"),
+            ("https://r.lab", vec!["*.lab"], "https://auth.lab/t"),
+            ("http://127.0.0.1:5000", vec![], "http://127.0.0.1:5001/token"),
+            ("http://127.0.0.1:5000", vec![], "http://2130706433:5001/token"),
+        ] {
+            assert!(realm(&upstream(endpoint, &hosts), good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn realms_that_may_not() {
+        for (endpoint, hosts, bad) in [
+            ("https://ghcr.io", vec![], "https://evil.example/token"),
+            ("https://ghcr.io", vec![], "http://ghcr.io/token"),
+            ("https://ghcr.io", vec![], "https://u:p@ghcr.io/token"),
+            ("https://ghcr.io", vec![], "https://ghcr.io@evil.example/token"),
+            ("https://ghcr.io", vec![], "https://ghcr.io.evil.example/token"),
+            ("https://ghcr.io", vec![], "https://auth.docker.io/token"),
+            ("https://ghcr.io", vec![], "https://127.0.0.1/token"),
+            ("https://ghcr.io", vec![], "https://[::ffff:127.0.0.1]/token"),
+            ("https://ghcr.io", vec![], "ftp://ghcr.io/token"),
+            ("https://ghcr.io", vec![], "/token"),
+            ("https://ghcr.io", vec![], "ghcr.io"),
+            ("https://r.lab", vec!["auth.lab:5001"], "https://auth.lab/t"),
+            ("https://r.lab", vec!["*.lab"], "https://evillab/t"),
+            ("https://r.lab", vec!["*.lab"], "https://lab/t"),
+            ("https://auth.docker.io", vec![], "https://registry-1.docker.io/token"),
+        ] {
+            let refused = realm(&upstream(endpoint, &hosts), bad).unwrap_err();
+            assert!(!refused.contains("u:p"), "{refused}");
+        }
+    }
+}

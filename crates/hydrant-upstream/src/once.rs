@@ -1,0 +1,156 @@
+//! One fetch for all who wait for the same thing.
+//!
+//! Whoever comes first fetches; the others wait for its end and take its result, the failure
+//! included. When the first one gives up half-way, the next in line fetches.
+
+use crate::answer::Failure;
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+use tokio::time::Instant;
+
+/// A value that is fetched when it is asked for.
+#[derive(Debug)]
+pub struct Cell<T>(tokio::sync::Mutex<Option<Fetched<T>>>);
+
+#[derive(Debug)]
+struct Fetched<T> {
+    at: Instant,
+    result: Result<T, Failure>,
+}
+
+impl<T> Default for Cell<T> {
+    fn default() -> Self {
+        Self(tokio::sync::Mutex::new(None))
+    }
+}
+
+impl<T: Clone> Cell<T> {
+    /// The value: the one held if it is still `good`, the one whose fetch ended while we waited
+    /// for it, or a new one.
+    pub async fn get(
+        &self,
+        good: impl FnOnce(&T) -> bool,
+        fetch: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let asked = Instant::now();
+        let mut held = self.0.lock().await;
+        if let Some(fetched) = held.as_ref() {
+            if fetched.at >= asked || fetched.result.as_ref().is_ok_and(good) {
+                return fetched.result.clone();
+            }
+        }
+        let result = fetch.await;
+        *held = Some(Fetched { at: Instant::now(), result: result.clone() });
+        result
+    }
+
+    /// Takes the value as fetched now.
+    pub async fn put(&self, value: T) {
+        *self.0.lock().await = Some(Fetched { at: Instant::now(), result: Ok(value) });
+    }
+
+    /// Forgets the value if it is `bad`, so that it is fetched anew.
+    pub async fn forget_if(&self, bad: impl FnOnce(&T) -> bool) {
+        let mut held = self.0.lock().await;
+        if held.as_ref().is_some_and(|fetched| fetched.result.as_ref().is_ok_and(bad)) {
+            *held = None;
+        }
+    }
+}
+
+/// Fetches under way, by key. Nothing is kept once nobody waits.
+#[derive(Debug)]
+pub struct UnderWay<K: Eq + Hash, T>(Mutex<HashMap<K, Weak<Cell<T>>>>);
+
+impl<K: Eq + Hash + Clone, T: Clone> UnderWay<K, T> {
+    pub fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    /// Joins the fetch of `key`, or makes it.
+    pub async fn join(
+        &self,
+        key: K,
+        fetch: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let cell = self.cell(key.clone());
+        let _leave = Leave { all: self, key };
+        cell.get(|_| false, fetch).await
+    }
+
+    fn cell(&self, key: K) -> Arc<Cell<T>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = all.entry(key).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let cell = Arc::new(Cell::default());
+            *slot = Arc::downgrade(&cell);
+            cell
+        })
+    }
+}
+
+/// Takes the key out when its last waiter has left, also when that one is cancelled. It is dropped
+/// before the waiter's own hold of the cell, hence the count of one.
+struct Leave<'a, K: Eq + Hash, T> {
+    all: &'a UnderWay<K, T>,
+    key: K,
+}
+
+impl<K: Eq + Hash, T> Drop for Leave<'_, K, T> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(&self.key).is_some_and(|cell| cell.strong_count() <= 1) {
+            all.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    async fn counted(count: &AtomicUsize) -> Result<usize, Failure> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(count.fetch_add(1, Ordering::SeqCst))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_callers_make_one_fetch() {
+        let (under_way, count) = (UnderWay::new(), AtomicUsize::new(0));
+        let all = join_all((0..100).map(|_| under_way.join("a", counted(&count)))).await;
+        assert!(all.iter().all(|result| matches!(result, Ok(0))));
+        assert!(under_way.0.lock().unwrap().is_empty());
+        assert!(matches!(under_way.join("a", counted(&count)).await, Ok(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_the_first_gives_up_the_next_fetches() {
+        let (cell, count) = (Cell::default(), AtomicUsize::new(0));
+        let mut first = Box::pin(cell.get(|_| true, counted(&count)));
+        assert!(futures::poll!(first.as_mut()).is_pending());
+        let second = cell.get(|_| true, counted(&count));
+        drop(first);
+        assert!(matches!(second.await, Ok(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_value_is_fetched_anew() {
+        let (cell, count) = (Cell::default(), AtomicUsize::new(0));
+        for (forget, expected) in [(false, 0), (false, 0), (true, 1)] {
+            if forget {
+                cell.forget_if(|value| *value == 0).await;
+            }
+            assert!(
+                matches!(cell.get(|_| true, counted(&count)).await, Ok(found) if found == expected)
+            );
+        }
+    }
+}

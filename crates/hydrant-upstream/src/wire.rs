@@ -1,0 +1,146 @@
+//! One request over the wire: through egress, with a deadline for the headers, measured.
+
+use crate::{
+    answer::{Blame, Failure},
+    error::UpstreamError,
+};
+use http::{HeaderMap, Method, StatusCode, header::CONTENT_ENCODING};
+use hydrant_egress::{Egress, EgressError};
+use hydrant_proto::FailureClass;
+use hydrant_telemetry::{metrics, metrics::RequestKind};
+use reqwest::Response;
+use std::{error::Error, time::Duration};
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+/// The way to one upstream and to the hosts it leads to.
+#[derive(Debug)]
+pub struct Wire {
+    pub upstream: String,
+    pub egress: Egress,
+}
+
+/// One request, to one host.
+pub struct Hop<'a> {
+    pub kind: RequestKind,
+    /// What is asked for, for people.
+    pub what: &'a str,
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+}
+
+/// How long to wait for answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the headers of each answer.
+    pub each: Duration,
+    /// For all of them together.
+    pub until: Option<Instant>,
+}
+
+impl Patience {
+    /// The time left for the next answer.
+    pub fn left(&self) -> Duration {
+        match self.until {
+            Some(until) => self.each.min(until.saturating_duration_since(Instant::now())),
+            None => self.each,
+        }
+    }
+}
+
+impl Wire {
+    /// Sends one request and waits for the headers of its answer, whatever the status.
+    pub async fn send(&self, hop: Hop<'_>, patience: Patience) -> Result<Response, Failure> {
+        let (kind, what) = (hop.kind, hop.what);
+        let began = Instant::now();
+        let sent = self.exchange(hop, patience).await;
+        let outcome = match &sent {
+            Ok(response) => rough_class(kind, response.status()),
+            Err(failure) => Err(failure.error.class()),
+        };
+        metrics().upstreams.answered(&self.upstream, kind, outcome, began.elapsed());
+        let response = sent?;
+        self.refuse_encoded(response, what)
+    }
+
+    async fn exchange(&self, hop: Hop<'_>, patience: Patience) -> Result<Response, Failure> {
+        let host = hop.url.host_str().unwrap_or_default().to_owned();
+        let request = self
+            .egress
+            .request(hop.method, hop.url)
+            .map_err(|source| self.refused(source))?
+            .headers(hop.headers);
+        let left = patience.left();
+        match timeout(left, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(self.not_sent(hop.what, &host, error)),
+            Err(_) => {
+                let detail = format!("`{host}` did not answer within {}ms", left.as_millis());
+                Err(self.down(hop.what, detail, Blame::Failed))
+            }
+        }
+    }
+
+    fn not_sent(&self, what: &str, host: &str, error: reqwest::Error) -> Failure {
+        match EgressError::behind(&error) {
+            None | Some(EgressError::Unresolved { .. }) => {
+                let detail = format!("cannot ask `{host}`: {}", chain(error));
+                self.down(what, detail, Blame::Failed)
+            }
+            Some(refusal) => self.refused(refusal.clone()),
+        }
+    }
+
+    /// Compressed answers are refused: their bytes are not the ones the digest names.
+    fn refuse_encoded(&self, response: Response, what: &str) -> Result<Response, Failure> {
+        let encoding = response.headers().get(CONTENT_ENCODING);
+        if encoding.is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Ok(response);
+        }
+        let (upstream, what) = (self.upstream.clone(), what.to_owned());
+        let detail = "the answer has a content encoding".to_owned();
+        let error = UpstreamError::Integrity { upstream, what, detail };
+        Err(Failure { error, blame: Blame::Answered })
+    }
+
+    pub fn refused(&self, source: EgressError) -> Failure {
+        let error = UpstreamError::Egress { upstream: self.upstream.clone(), source };
+        Failure { error, blame: Blame::Nobody }
+    }
+
+    pub fn down(&self, what: &str, detail: String, blame: Blame) -> Failure {
+        let (upstream, what) = (self.upstream.clone(), what.to_owned());
+        Failure { error: UpstreamError::Down { upstream, what, detail }, blame }
+    }
+
+    pub fn auth(&self, detail: impl Into<String>, blame: Blame) -> Failure {
+        let (upstream, detail) = (self.upstream.clone(), detail.into());
+        Failure { error: UpstreamError::Auth { upstream, detail }, blame }
+    }
+}
+
+/// The class a status alone suggests, for the metrics. A challenge is no failure.
+fn rough_class(kind: RequestKind, status: StatusCode) -> Result<(), FailureClass> {
+    match status.as_u16() {
+        0..=399 => Ok(()),
+        401 if kind == RequestKind::Ping => Ok(()),
+        401 => Err(FailureClass::UpstreamAuth),
+        403 => Err(FailureClass::Denied),
+        404 | 410 => Err(FailureClass::Unknown),
+        429 => Err(FailureClass::UpstreamLimit),
+        _ => Err(FailureClass::UpstreamDown),
+    }
+}
+
+/// The text of an error and its causes, without the URL, which may hold a signature.
+pub fn chain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
