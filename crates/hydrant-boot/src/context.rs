@@ -1,0 +1,212 @@
+//! The parts that every role of a process shares, built once.
+
+use crate::{
+    edit::Editor,
+    error::BootError,
+    feed::ResourceFeed,
+    keeper::Keeper,
+    last_known_good::LastKnownGood,
+    readiness::{Check, Importance, Readiness},
+    retry::Schedule,
+    settings::{Role, Settings},
+};
+use hydrant_bus::Bus;
+use hydrant_rules::{Resources, Table};
+use hydrant_store::{Retry, Store, StoreConfig, StoreError};
+use std::{fs, path::Path, sync::Arc, time::Duration};
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long a start waits for the store to prove itself; one that is merely slow or away is asked
+/// again in the background.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+const PROBE_AGAIN: Schedule = Schedule::doubling(Duration::from_secs(1), Duration::from_secs(30));
+
+/// The shared parts of one process. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub settings: Arc<Settings>,
+    /// The resources in effect.
+    pub feed: ResourceFeed,
+    /// Changes the shared resources.
+    pub editor: Editor,
+    pub bus: Bus,
+    pub store: Store,
+    pub readiness: Readiness,
+    tasks: TaskTracker,
+}
+
+/// What this process cannot be ready without.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    pub bus: Importance,
+    pub store: Importance,
+}
+
+impl Needs {
+    /// What a role needs to do anything useful: a frontend serves without bus and store (from
+    /// storage, or by passing through), a worker can do nothing without them.
+    pub const fn of(role: Role) -> Self {
+        let (bus, store) = match role {
+            Role::Up => (Importance::AtStart, Importance::AtStart),
+            Role::Frontend => (Importance::Advisory, Importance::Advisory),
+            Role::Importer => (Importance::Required, Importance::Required),
+            Role::Notifier | Role::Control => (Importance::Required, Importance::Advisory),
+        };
+        Self { bus, store }
+    }
+}
+
+impl Context {
+    /// Builds the parts in order and starts what keeps them: the feed, the checks. Fails for what
+    /// no waiting can mend: an invalid file, a store that refuses, settings that mean nothing.
+    /// NATS and an S3 store may be away; they are looked for in the background.
+    pub async fn start(
+        settings: Settings,
+        role: Role,
+        nats_url: &str,
+        readiness: Readiness,
+        stop: &CancellationToken,
+    ) -> Result<Self, BootError> {
+        let needs = Needs::of(role);
+        let data = settings.data();
+        fs::create_dir_all(&data)
+            .map_err(|source| BootError::Data { dir: data.clone(), source })?;
+        let file = settings.config.as_deref().map(read_resources).transpose()?;
+        let feed = ResourceFeed::begin(LastKnownGood::new(&data), file.as_ref());
+        let (store, probed) = open_store(&settings).await?;
+        let bus = Bus::connect(settings.bus_config(role, nats_url)).await.map_err(|source| {
+            BootError::Bus { url: redacted(nats_url), source: Box::new(source) }
+        })?;
+        let editor = Editor::new(bus.resources(), feed.clone());
+        let tasks = TaskTracker::new();
+        let context =
+            Self { settings: Arc::new(settings), feed, editor, bus, store, readiness, tasks };
+        context.keep(role, file, stop);
+        context.watch_bus(needs.bus, stop);
+        context.watch_store(needs.store, probed, stop);
+        Ok(context)
+    }
+
+    /// Waits for the background tasks, which end when `stop` of [`Context::start`] is cancelled,
+    /// and closes the connection to NATS.
+    pub async fn close(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.bus.close().await;
+    }
+
+    fn keep(&self, role: Role, file: Option<Resources>, stop: &CancellationToken) {
+        let keeper = Keeper {
+            bus: self.bus.clone(),
+            feed: self.feed.clone(),
+            editor: self.editor.clone(),
+            file,
+            writes: role.keeps_resources(),
+            check: self.readiness.check("resources", Importance::AtStart),
+        };
+        self.tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
+    }
+
+    fn watch_bus(&self, importance: Importance, stop: &CancellationToken) {
+        let check = self.readiness.check("bus", importance);
+        let bus = self.bus.clone();
+        let watch = async move {
+            let mut connected = bus.connected();
+            loop {
+                match *connected.borrow_and_update() {
+                    true => check.ok(),
+                    false => check.fail(bus.problem().unwrap_or_else(|| "not connected".into())),
+                }
+                // The reason may become clearer while it stays disconnected.
+                let _ = timeout(Duration::from_secs(2), connected.changed()).await;
+            }
+        };
+        self.tasks.spawn(stop.clone().run_until_cancelled_owned(watch));
+    }
+
+    fn watch_store(&self, importance: Importance, probed: bool, stop: &CancellationToken) {
+        let check = self.readiness.check("store", importance);
+        if probed {
+            return check.ok();
+        }
+        check.fail("the store does not answer yet");
+        let probing = probe_until_it_answers(self.store.clone(), check);
+        self.tasks.spawn(stop.clone().run_until_cancelled_owned(probing));
+    }
+}
+
+/// Reads and checks a configuration file.
+fn read_resources(file: &Path) -> Result<Resources, BootError> {
+    let unreadable = |source| BootError::ConfigFile { file: file.to_owned(), source };
+    let text = fs::read_to_string(file).map_err(unreadable)?;
+    let absolute = std::path::absolute(file).map_err(unreadable)?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    let checked = Resources::from_toml(&text, base).and_then(Table::compile);
+    let table =
+        checked.map_err(|problems| BootError::Config { file: file.to_owned(), problems })?;
+    Ok(table.resources().clone())
+}
+
+/// The store, and whether it has proved that it can compare and set.
+async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
+    let url = settings.store_url();
+    let failed =
+        |source: StoreError| BootError::Store { url: url.clone(), source: Box::new(source) };
+    let mut config = StoreConfig::from_env(&url).map_err(failed)?;
+    config.public_endpoint = settings.store_public_endpoint.clone();
+    let store = Store::open(&config).map_err(failed)?;
+    match timeout(PROBE_LIMIT, store.probe()).await {
+        Ok(Ok(())) => Ok((store, true)),
+        Ok(Err(error)) if error.retry() == Retry::Never => Err(failed(error)),
+        Ok(Err(error)) => {
+            tracing::warn!(url, %error, "the store does not answer, going on without it for now");
+            Ok((store, false))
+        }
+        Err(_) => {
+            tracing::warn!(url, "the store does not answer, going on without it for now");
+            Ok((store, false))
+        }
+    }
+}
+
+async fn probe_until_it_answers(store: Store, check: Check) {
+    for attempt in 1.. {
+        tokio::time::sleep(PROBE_AGAIN.delay(attempt)).await;
+        match timeout(PROBE_LIMIT, store.probe()).await {
+            Ok(Ok(())) => return check.ok(),
+            Ok(Err(error)) => check.fail(error.to_string()),
+            Err(_) => check.fail(format!("no answer within {PROBE_LIMIT:?}")),
+        }
+    }
+}
+
+/// The address without what may be a password.
+fn redacted(url: &str) -> String {
+    let servers = url.split(',').map(|server| match server.rsplit_once('@') {
+        Some((_, host)) => format!("…@{host}"),
+        None => server.trim().to_owned(),
+    });
+    servers.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_stay_out_of_errors() {
+        assert_eq!(redacted("nats://u:p@a:1, tls://b:2"), "…@a:1,tls://b:2");
+    }
+
+    #[test]
+    fn an_invalid_file_is_refused_by_name_with_key_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hydrant.toml");
+        fs::write(&file, "[[upstream]]\nname = 'lab'\nendpont = 'https://lab.example'\n").unwrap();
+        let error = read_resources(&file).unwrap_err().to_string();
+        for part in ["hydrant.toml", "endpont", "line 3"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
