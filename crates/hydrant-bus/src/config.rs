@@ -67,7 +67,13 @@ impl BusConfig {
     }
 
     pub(crate) fn servers(&self) -> Result<Vec<ServerAddr>, BusError> {
-        let parse = |url: &str| url.trim().parse::<ServerAddr>().map_err(|e| invalid(&e));
+        let parse = |url: &str| {
+            let server = url.trim().parse::<ServerAddr>().map_err(|e| invalid(&e))?;
+            match server.host() {
+                "" => Err(invalid(&std::io::Error::other(format!("{url:?} names no host")))),
+                _ => Ok(server),
+            }
+        };
         self.url.split(',').map(parse).collect()
     }
 

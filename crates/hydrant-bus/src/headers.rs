@@ -20,3 +20,8 @@ pub(crate) fn continue_trace(span: &tracing::Span, headers: Option<&HeaderMap>) 
     let Some(headers) = headers else { return };
     propagation::set_parent(span, |name| headers.get(name).map(|value| value.as_str().to_owned()));
 }
+
+/// The trace the message came from, as it was written.
+pub(crate) fn traceparent(headers: Option<&HeaderMap>) -> Option<String> {
+    headers?.get("traceparent").map(|value| value.as_str().to_owned())
+}

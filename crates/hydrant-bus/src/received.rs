@@ -16,6 +16,9 @@ pub struct Received<M> {
     pub deliveries: u64,
     /// When it was stored on the bus for the first time.
     pub published: Timestamp,
+    /// W3C `traceparent` it was published under, the same at every delivery. The handler runs in a
+    /// span of that trace already; this is for who has to pass it on as data.
+    pub traceparent: Option<String>,
 }
 
 /// A hydration to do.

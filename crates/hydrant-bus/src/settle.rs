@@ -109,6 +109,7 @@ impl<H, R> Settler<H, R> {
             message,
             deliveries: deliveries(delivered),
             published: published(delivered).unwrap_or_default(),
+            traceparent: headers::traceparent(delivered.headers.as_ref()),
         };
         let handler = AssertUnwindSafe((self.handle)(received)).catch_unwind().instrument(span);
         let settlement = match self.watched(delivered, handler).await {

@@ -37,7 +37,11 @@ fn wanted(config: &BusConfig) -> [Config; 6] {
         events(),
         deliveries(),
         bucket(subject::CONFIG_BUCKET, StorageType::File, 16 * MIB, 16, Duration::ZERO),
-        bucket(subject::JOBS_BUCKET, StorageType::Memory, 128 * MIB, 1, DAY),
+        // Full, it forgets the oldest state instead of refusing the newest.
+        Config {
+            discard: DiscardPolicy::Old,
+            ..bucket(subject::JOBS_BUCKET, StorageType::Memory, 128 * MIB, 1, DAY)
+        },
         bucket(subject::STATE_BUCKET, StorageType::Memory, 64 * MIB, 1, DAY),
     ]
     .map(|stream| Config { num_replicas: replicas, ..stream })
