@@ -71,7 +71,12 @@ impl Key {
 
     /// Checks what a receiver got. Several signatures, separated by spaces, are allowed, as a
     /// sender makes while it changes keys; one must fit. Compares in constant time.
-    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), Untrusted> {
+    pub fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(), Untrusted> {
         let id = header(headers, ID)?;
         let second: i64 =
             header(headers, TIMESTAMP)?.parse().map_err(|_| Untrusted::Header(TIMESTAMP))?;
@@ -177,10 +182,12 @@ mod tests {
 
     #[test]
     fn one_fitting_signature_among_several_is_enough() {
-        let (old, new) = (Key::parse(SECRET).unwrap(), Key::parse(&STANDARD.encode([7; 32])).unwrap());
+        let (old, new) =
+            (Key::parse(SECRET).unwrap(), Key::parse(&STANDARD.encode([7; 32])).unwrap());
         let now = Timestamp::now();
         let mut headers = signed(&old, "id", now, b"{}");
-        let both = format!("v1a,AAAA {} {}", new.sign("id", now, b"{}"), old.sign("id", now, b"{}"));
+        let both =
+            format!("v1a,AAAA {} {}", new.sign("id", now, b"{}"), old.sign("id", now, b"{}"));
         headers.insert(SIGNATURE, both.parse().unwrap());
         assert_eq!(old.verify(&headers, b"{}", now), Ok(()));
         headers.insert(SIGNATURE, "v2,AAAA junk v1, v1,!!".parse().unwrap());

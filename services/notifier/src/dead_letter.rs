@@ -1,0 +1,46 @@
+//! What is kept of a delivery that was given up, for people to look at and to try again.
+
+use crate::{
+    delivery::{Answer, Unsent},
+    settle,
+};
+use hydrant_bus::{Delivery, Rejected};
+use hydrant_store::{DeadLetter, Store, StoreError, Undelivered};
+use jiff::Timestamp;
+
+/// Records that `webhook` did not take the event of `delivery`. Told twice, it is one record.
+pub async fn keep(
+    store: &Store,
+    webhook: &str,
+    delivery: &Delivery,
+    result: &Result<Answer, Unsent>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let event = delivery.message.clone();
+    let letter = DeadLetter {
+        id: format!("{webhook}.{}", event.id),
+        subject: Undelivered::Delivery { webhook: webhook.to_owned(), event },
+        class: Some(settle::class(result)),
+        reason: settle::complaint(result).unwrap_or_default(),
+        attempts: delivery.deliveries,
+        at,
+    };
+    store.put_dead_letter(&letter).await
+}
+
+/// Records a message on the events stream that is no event.
+pub async fn keep_malformed(
+    store: &Store,
+    webhook: &str,
+    rejected: Rejected,
+) -> Result<(), StoreError> {
+    let letter = DeadLetter {
+        id: format!("{webhook}.malformed-{}", rejected.published.as_nanosecond()),
+        subject: Undelivered::Malformed { subject: rejected.subject },
+        class: None,
+        reason: rejected.reason,
+        attempts: rejected.deliveries,
+        at: Timestamp::now(),
+    };
+    store.put_dead_letter(&letter).await
+}
