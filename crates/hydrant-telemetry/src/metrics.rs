@@ -4,14 +4,16 @@
 
 mod instruments;
 mod labels;
+mod misses;
 mod pipeline;
 mod serving;
 mod working;
 
 pub use labels::{
-    BreakerState, DeliveryOutcome, JobVerdict, PublishOutcome, PullKind, PullOutcome, RequestKind,
-    StoreOperation, StoreOutcome,
+    BreakerState, DeliveryOutcome, JobVerdict, MissOutcome, PublishOutcome, PullKind, PullOutcome,
+    RequestKind, StoreOperation, StoreOutcome,
 };
+pub use misses::Misses;
 pub use serving::{ActiveFlight, ActiveRequest, Flights, HttpServer, Pulls, Upstreams};
 pub use working::{Bus, Config, Hydrations, Store, Webhooks};
 
@@ -26,6 +28,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&PIPELINE));
 pub struct Metrics {
     pub http: HttpServer,
     pub pulls: Pulls,
+    pub misses: Misses,
     pub upstreams: Upstreams,
     pub hydrations: Hydrations,
     pub flights: Flights,
@@ -41,6 +44,7 @@ impl Metrics {
         Self {
             http: HttpServer::new(&meter),
             pulls: Pulls::new(&meter),
+            misses: Misses::new(&meter),
             upstreams: Upstreams::new(&meter),
             hydrations: Hydrations::new(&meter),
             flights: Flights::new(&meter),

@@ -11,6 +11,9 @@ pub const PULLS: &str = "hydrant.pulls";
 pub const PULL_DURATION: &str = "hydrant.pull.duration";
 pub const PULL_BYTES: &str = "hydrant.pull.served";
 
+pub const MISSES: &str = "hydrant.misses";
+pub const MISSES_WAITING: &str = "hydrant.misses.waiting";
+
 pub const UPSTREAM_REQUESTS: &str = "hydrant.upstream.requests";
 pub const UPSTREAM_DURATION: &str = "hydrant.upstream.request.duration";
 pub const UPSTREAM_BYTES: &str = "hydrant.upstream.fetched";

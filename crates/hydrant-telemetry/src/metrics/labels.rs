@@ -39,6 +39,18 @@ label! {
 }
 
 label! {
+    /// What became of a miss on its way to the queue.
+    MissOutcome {
+        /// Its job is on the queue.
+        Queued = "queued",
+        /// The miss log did not take it; its job was published all the same.
+        Unrecorded = "unrecorded",
+        /// Too many wait. The next pull makes it again.
+        Dropped = "dropped",
+    }
+}
+
+label! {
     /// What an upstream was asked for.
     RequestKind {
         ManifestHead = "manifest-head",
