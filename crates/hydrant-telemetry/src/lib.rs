@@ -57,7 +57,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let log_filter = logs::filter(&config.log_filter)?;
     tracing_subscriber::registry()
         .with(traces::layer(&tracer))
-        .with(logs::layer(config.log_format).with_filter(log_filter))
+        .with(logs::layer(config.log_format, std::io::stderr).with_filter(log_filter))
         .try_init()
         .map_err(|_| TelemetryError::AlreadyStarted)?;
     Ok(Telemetry { tracer })

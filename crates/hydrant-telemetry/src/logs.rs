@@ -7,7 +7,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer,
     fmt::{
-        FmtContext, FormatEvent, FormatFields,
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{DefaultFields, Format, Full, JsonFields, Writer},
     },
     registry::LookupSpan,
@@ -49,11 +49,13 @@ pub(crate) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
         .map_err(|source| TelemetryError::Filter { filter: directives.to_owned(), source })
 }
 
-pub(crate) fn layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+/// Writes lines in `format` to `writer`.
+pub(crate) fn layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Text => {
             Box::new(layer.fmt_fields(DefaultFields::new()).event_format(Text::new()))
@@ -128,6 +130,72 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{propagation, traces};
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+    use tracing_subscriber::layer::SubscriberExt;
+
+    /// What was written, shared with the layer that writes.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        fn lines(&self) -> Vec<String> {
+            let bytes = self.0.lock().unwrap().clone();
+            String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+        }
+    }
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Lines logged inside and outside a span, and the trace id inside.
+    fn logged(format: LogFormat) -> (Vec<String>, String) {
+        let written = Written::default();
+        let provider = traces::provider("test", None).unwrap();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::registry()
+            .with(traces::layer(&provider))
+            .with(layer(format, move || writer.clone()));
+        let trace_id = tracing::subscriber::with_default(subscriber, || {
+            let id = tracing::info_span!("pull", upstream = "lab").in_scope(|| {
+                tracing::info!(size_bytes = 7, "inside");
+                propagation::current_trace_id().expect("a span has a trace")
+            });
+            tracing::info!("outside");
+            id
+        });
+        (written.lines(), trace_id)
+    }
+
+    #[test]
+    fn text_lines_end_with_the_trace_they_belong_to() {
+        let (lines, id) = logged(LogFormat::Text);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains("inside") && lines[0].contains("size_bytes=7"), "{lines:?}");
+        assert!(lines[0].ends_with(&format!(" trace_id={id}")), "{lines:?}");
+        assert!(!lines[1].contains("trace_id"), "{lines:?}");
+    }
+
+    #[test]
+    fn json_lines_are_objects_with_the_trace_they_belong_to() {
+        let (lines, id) = logged(LogFormat::Json);
+        let inside: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(inside["trace_id"], id);
+        assert_eq!((&inside["message"], &inside["size_bytes"]), (&"inside".into(), &7.into()));
+        assert_eq!(inside["span"]["upstream"], "lab");
+        let outside: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
+        assert_eq!(outside["trace_id"], serde_json::Value::Null);
+    }
 
     #[test]
     fn a_wrong_filter_is_refused_by_name() {

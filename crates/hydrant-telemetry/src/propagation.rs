@@ -61,3 +61,55 @@ impl Extractor for Found {
         self.0.iter().map(|(name, _)| *name).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traces;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    fn traced<T>(run: impl FnOnce() -> T) -> T {
+        let provider = traces::provider("test", None).unwrap();
+        let subscriber = tracing_subscriber::registry().with(traces::layer(&provider));
+        tracing::subscriber::with_default(subscriber, run)
+    }
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn continued(traceparent: &str) -> Vec<(String, String)> {
+        traced(|| {
+            let span = tracing::info_span!("work");
+            set_parent(&span, |name| (name == "traceparent").then(|| traceparent.to_owned()));
+            span.in_scope(inject_current)
+        })
+    }
+
+    #[test]
+    fn what_came_in_goes_out_with_a_span_of_our_own() {
+        for flags in ["00", "01"] {
+            let parent = "b7ad6b7169203331";
+            let out = continued(&format!("00-{TRACE}-{parent}-{flags}"));
+            assert_eq!(out.len(), 1, "{out:?}");
+            assert_eq!(out[0].0, "traceparent");
+            assert!(out[0].1.starts_with(&format!("00-{TRACE}-")), "{out:?}");
+            assert!(out[0].1.ends_with(&format!("-{flags}")), "the caller decides on sampling");
+            assert!(!out[0].1.contains(parent), "{out:?}");
+        }
+    }
+
+    #[test]
+    fn junk_begins_a_trace_of_its_own() {
+        for junk in ["", "junk", "00-0-0-0", "\r\n", &"9".repeat(10_000)] {
+            let out = continued(junk);
+            assert_eq!(out.len(), 1, "{out:?}");
+            assert!(!out[0].1.contains(TRACE));
+        }
+    }
+
+    #[test]
+    fn outside_a_trace_nothing_goes_out() {
+        assert_eq!(traced(inject_current), []);
+        assert_eq!(inject_current(), []);
+        assert_eq!(current_trace_id(), None);
+    }
+}

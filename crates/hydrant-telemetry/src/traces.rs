@@ -61,3 +61,16 @@ where
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     metadata.target().starts_with("hydrant") && *metadata.level() <= tracing::Level::DEBUG
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_is_no_url_is_refused_by_name() {
+        for bad in ["localhost:4318", "grpc://x", "", "http://"] {
+            let error = provider("test", Some(bad)).unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+}
