@@ -1,0 +1,56 @@
+//! Why a flight failed. Cloneable, because every follower hears of it.
+
+use hydrant_proto::FailureClass;
+use hydrant_store::StoreError;
+use hydrant_upstream::UpstreamError;
+use std::{sync::Arc, time::Duration};
+
+/// A flight that did not end with the true bytes.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FlightError {
+    /// The upstream could not or would not deliver.
+    #[error("fetch from upstream: {0}")]
+    Upstream(#[source] Arc<UpstreamError>),
+    /// What the upstream delivered is not what the digest names. Nothing of it was kept.
+    #[error("upstream delivered wrong content: {0}")]
+    Integrity(String),
+    /// No room to spool: the budget or the disk is used up. Pass the blob through, or come back.
+    #[error("no spool space: {0}")]
+    NoSpool(String),
+    /// The bytes arrived and were verified, but storage did not take them.
+    #[error("write to storage: {0}")]
+    Store(#[source] Arc<StoreError>),
+    /// The process is stopping.
+    #[error("the process is stopping")]
+    Stopping,
+}
+
+impl FlightError {
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Upstream(error) => error.class(),
+            Self::Integrity(_) => FailureClass::Integrity,
+            Self::NoSpool(_) | Self::Store(_) | Self::Stopping => FailureClass::Storage,
+        }
+    }
+
+    /// How long the upstream asked us to stay away, if it did.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+impl From<UpstreamError> for FlightError {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(Arc::new(error))
+    }
+}
+
+impl From<StoreError> for FlightError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}

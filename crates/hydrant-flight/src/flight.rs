@@ -1,0 +1,241 @@
+//! One blob on its way: what its followers see of it, and how they read along.
+
+use crate::{error::FlightError, spool::SpoolReader};
+use bytes::Bytes;
+use futures::{Stream, stream};
+use hydrant_proto::{Digest, RepositoryName};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+use tokio::sync::watch;
+
+/// Bytes a reader takes from the spool at a time.
+const BLOCK: u64 = 256 * 1024;
+
+/// A blob being fetched, shared by everybody who needs it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Flight(pub(crate) Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub digest: Digest,
+    pub progress: watch::Sender<Progress>,
+    pub spool: OnceLock<SpoolReader>,
+    /// Repositories that may read this flight and are linked to the blob when it is stored;
+    /// `None` once that has been done.
+    grants: Mutex<Option<BTreeSet<RepositoryName>>>,
+}
+
+/// How far a flight is.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Size in bytes, once known.
+    pub size: Option<u64>,
+    /// Bytes spooled.
+    pub spooled: u64,
+    /// All bytes are here and hash to the digest, whatever becomes of them in storage.
+    pub whole: bool,
+    pub stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Asking storage, then the upstream.
+    Opening,
+    /// Bytes are arriving.
+    Flying,
+    /// Storage is catching up.
+    Storing,
+    /// Durable in storage, and linked to every repository that was granted it.
+    Stored,
+    Failed(FlightError),
+}
+
+/// What a caller may send its status line for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was in storage all along (size in bytes); read it there.
+    Stored { size: u64 },
+    /// It can be read from the flight; the size is unknown when the upstream did not tell.
+    Flying { size: Option<u64> },
+}
+
+impl Flight {
+    pub(crate) fn new(digest: Digest, size: Option<u64>) -> Self {
+        let progress = Progress { size, spooled: 0, whole: false, stage: Stage::Opening };
+        Self(Arc::new(Shared {
+            digest,
+            progress: watch::Sender::new(progress),
+            spool: OnceLock::new(),
+            grants: Mutex::new(Some(BTreeSet::new())),
+        }))
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.0.digest
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.0.progress.borrow().clone()
+    }
+
+    /// Whether `repository` has been granted this flight, so that reading along needs no question
+    /// to its upstream.
+    pub fn grants(&self, repository: &RepositoryName) -> bool {
+        self.grant_set().as_ref().is_some_and(|set| set.contains(repository))
+    }
+
+    /// Lets `repository` read along and links it when the blob is stored. False when that is past:
+    /// the blob is stored, and the caller links it.
+    pub(crate) fn grant(&self, repository: &RepositoryName) -> bool {
+        match self.grant_set().as_mut() {
+            Some(set) => {
+                set.insert(repository.clone());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The next repository to link; `None` closes the set, so that later ones link themselves.
+    pub(crate) fn next_grant(&self, done: &mut BTreeSet<RepositoryName>) -> Option<RepositoryName> {
+        let mut set = self.grant_set();
+        let next = set.as_ref()?.difference(done).next().cloned();
+        match &next {
+            Some(repository) => drop(done.insert(repository.clone())),
+            None => *set = None,
+        }
+        next
+    }
+
+    fn grant_set(&self) -> std::sync::MutexGuard<'_, Option<BTreeSet<RepositoryName>>> {
+        self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a status line can be sent: the upstream answered, or the blob is stored.
+    pub async fn opened(&self) -> Result<Opened, FlightError> {
+        let mut progress = self.0.progress.subscribe();
+        loop {
+            {
+                let now = progress.borrow_and_update();
+                let in_spool = self.0.spool.get().is_some();
+                match (&now.stage, now.size) {
+                    (Stage::Failed(error), _) if !now.whole => return Err(error.clone()),
+                    (Stage::Stored, Some(size)) if !in_spool => return Ok(Opened::Stored { size }),
+                    (Stage::Opening, _) => {}
+                    (_, size) => return Ok(Opened::Flying { size }),
+                }
+            }
+            progress.changed().await.map_err(|_| FlightError::Stopping)?;
+        }
+    }
+
+    /// Waits until the blob is durable in storage.
+    pub async fn stored(&self) -> Result<u64, FlightError> {
+        let mut progress = self.0.progress.subscribe();
+        let settled = progress
+            .wait_for(|now| matches!(now.stage, Stage::Stored | Stage::Failed(_)))
+            .await
+            .map_err(|_| FlightError::Stopping)?;
+        match &settled.stage {
+            Stage::Failed(error) => Err(error.clone()),
+            _ => Ok(settled.size.unwrap_or(settled.spooled)),
+        }
+    }
+
+    /// Waits for the next step of the flight, for progress displays.
+    pub async fn changed(&self) -> Progress {
+        let mut progress = self.0.progress.subscribe();
+        progress.mark_unchanged();
+        // An error means that the flight is over; its last progress says how.
+        progress.changed().await.ok();
+        progress.borrow().clone()
+    }
+
+    /// The bytes from `start` up to `end` (to the end of the blob when `None`), as they arrive.
+    ///
+    /// What is read is always a prefix of what the flight received. The last byte of the blob is
+    /// withheld until the digest is confirmed, and a failed flight ends the stream with an error,
+    /// so a reader that sees a clean end of the whole blob has the right bytes. A slow reader slows
+    /// nobody.
+    pub fn read(
+        &self,
+        start: u64,
+        end: Option<u64>,
+    ) -> impl Stream<Item = Result<Bytes, FlightError>> + Send + use<> {
+        let reading = Reading { flight: self.clone(), progress: self.0.progress.subscribe() };
+        stream::try_unfold((reading, start), move |(mut reading, at)| async move {
+            let Some(block) = reading.available(at, end).await? else { return Ok(None) };
+            let bytes = reading.flight.spooled(block.clone()).await?;
+            Ok(Some((bytes, (reading, block.end))))
+        })
+    }
+
+    /// Waits until `length` bytes at `at` are spooled, or all there are; `None` at the end.
+    pub(crate) async fn next_part(
+        &self,
+        at: u64,
+        length: u64,
+    ) -> Result<Option<Range<u64>>, FlightError> {
+        let mut progress = self.0.progress.subscribe();
+        let ready = |now: &Progress| {
+            now.whole || now.spooled >= at + length || matches!(now.stage, Stage::Failed(_))
+        };
+        let now = progress.wait_for(ready).await.map_err(|_| FlightError::Stopping)?;
+        match &now.stage {
+            Stage::Failed(error) if !now.whole => Err(error.clone()),
+            _ if at == now.spooled => Ok(None),
+            _ => Ok(Some(at..now.spooled.min(at + length))),
+        }
+    }
+
+    /// Bytes that have been spooled.
+    pub(crate) async fn spooled(&self, range: Range<u64>) -> Result<Bytes, FlightError> {
+        let spool = self.0.spool.get().ok_or(FlightError::Stopping)?;
+        spool.read(range.start, range.end).await
+    }
+}
+
+struct Reading {
+    flight: Flight,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Reading {
+    /// Waits for bytes at `at`; `None` at the clean end.
+    async fn available(
+        &mut self,
+        at: u64,
+        end: Option<u64>,
+    ) -> Result<Option<Range<u64>>, FlightError> {
+        loop {
+            {
+                let now = self.progress.borrow_and_update();
+                let upto = now.readable().min(end.unwrap_or(u64::MAX));
+                if at < upto {
+                    return Ok(Some(at..upto.min(at + BLOCK)));
+                }
+                if end.is_some_and(|end| at >= end) || (now.whole && at >= now.spooled) {
+                    return Ok(None);
+                }
+                if let Stage::Failed(error) = &now.stage {
+                    return Err(error.clone());
+                }
+            }
+            self.progress.changed().await.map_err(|_| FlightError::Stopping)?;
+        }
+    }
+}
+
+impl Progress {
+    /// Up to where readers may read: short of the last byte until the digest is confirmed.
+    fn readable(&self) -> u64 {
+        if self.whole {
+            return self.spooled;
+        }
+        let last = self.size.unwrap_or(self.spooled);
+        self.spooled.min(last.saturating_sub(1))
+    }
+}

@@ -1,0 +1,241 @@
+//! Who is flying in this process: at most one flight per digest.
+
+use crate::{
+    error::FlightError,
+    fetch::fetch,
+    flight::{Flight, Stage},
+    keep::Keeper,
+    spool::Spool,
+};
+use hydrant_proto::{Digest, RepositoryName};
+use hydrant_store::Store;
+use hydrant_telemetry::metrics;
+use hydrant_upstream::{BlobBody, Client, Priority, UpstreamError};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+/// Tries to write a verified blob to storage before it is left to the next flight.
+const STORE_TRIES: u32 = 3;
+
+/// Where a blob can be had.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub client: Arc<Client>,
+    pub upstream_repository: RepositoryName,
+    pub digest: Digest,
+    /// Size in bytes by the manifest's descriptor, where the caller knows it.
+    pub size: Option<u64>,
+    pub priority: Priority,
+}
+
+impl Source {
+    pub(crate) async fn open(&self, from: u64) -> Result<BlobBody, UpstreamError> {
+        self.client.blob(&self.upstream_repository, &self.digest, from, self.priority).await
+    }
+}
+
+/// The flights of one process. Cheap to clone; every role of the process shares it.
+#[derive(Clone, Debug)]
+pub struct Flights(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    keeper: Keeper,
+    spool: Arc<Spool>,
+    flying: Mutex<HashMap<Digest, Flight>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Flights {
+    /// Spools in `spool_dir`, of which it uses `budget` bytes at most.
+    pub fn new(store: Store, spool_dir: PathBuf, budget: u64) -> io::Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            keeper: Keeper::new(store),
+            spool: Spool::new(spool_dir, budget)?,
+            flying: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })))
+    }
+
+    /// The flight of `digest`, if there is one under way. Whether the caller may read along is the
+    /// caller's to decide: see [`Flight::grants`].
+    pub fn get(&self, digest: &Digest) -> Option<Flight> {
+        self.flying().get(digest).cloned()
+    }
+
+    /// Joins the flight of a blob or begins it. `repository` must have been found entitled to the
+    /// blob; it is linked when the blob is stored.
+    ///
+    /// The flight belongs to nobody: it goes on when the caller leaves.
+    pub async fn join_or_start(
+        &self,
+        source: Source,
+        repository: &RepositoryName,
+    ) -> Result<Flight, FlightError> {
+        let (flight, started) = self.enter(&source)?;
+        if !flight.grant(repository) {
+            self.0.keeper.store().link_blob(repository, &source.digest).await?;
+        }
+        if started {
+            self.start(flight.clone(), source);
+        } else {
+            metrics().flights.joined();
+        }
+        Ok(flight)
+    }
+
+    /// Lets flights under way finish until the caller stops waiting; [`Flights::stop`] ends them.
+    pub async fn drain(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Ends all flights, their uploads aborted.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.drain().await;
+    }
+
+    fn flying(&self) -> MutexGuard<'_, HashMap<Digest, Flight>> {
+        self.0.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, source: &Source) -> Result<(Flight, bool), FlightError> {
+        if self.0.stop.is_cancelled() {
+            return Err(FlightError::Stopping);
+        }
+        match self.flying().entry(source.digest.clone()) {
+            Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
+            Entry::Vacant(entry) => {
+                let flight = Flight::new(source.digest.clone(), source.size);
+                Ok((entry.insert(flight).clone(), true))
+            }
+        }
+    }
+
+    fn start(&self, flight: Flight, source: Source) {
+        let flights = self.clone();
+        let span = tracing::info_span!("flight", digest = %source.digest,
+            upstream = %source.client.upstream().name, size_bytes = tracing::field::Empty);
+        let task = async move {
+            let active = metrics().flights.started();
+            let stop = flights.0.stop.clone();
+            let outcome = stop
+                .run_until_cancelled(flights.fly(&flight, &source))
+                .await
+                .unwrap_or(Err(FlightError::Stopping));
+            flights.land(&flight, outcome);
+            drop(active);
+        };
+        self.0.tasks.spawn(task.instrument(span));
+    }
+
+    /// The steps of one flight.
+    async fn fly(&self, flight: &Flight, source: &Source) -> Result<(), FlightError> {
+        if let Some(size) = self.stored(source).await {
+            flight.0.progress.send_modify(|progress| progress.size = Some(size));
+            return self.0.keeper.link(flight).await;
+        }
+        let body = source.open(0).await?;
+        agree(source.size, body.size)?;
+        let size = body.size.or(source.size);
+        let file = self.0.spool.open(size.unwrap_or(0))?;
+        flight.0.spool.set(file.reader()).expect("a flight opens its spool once");
+        flight.0.progress.send_modify(|progress| {
+            progress.size = size;
+            progress.stage = Stage::Flying;
+        });
+        let body = BlobBody { size, ..body };
+        let (fetched, kept) =
+            tokio::join!(self.fetch(flight, source, body, file), self.0.keeper.keep(flight));
+        fetched?;
+        self.kept(flight, kept).await
+    }
+
+    /// The size of the blob if storage has it whole. Storage that cannot tell does not keep a
+    /// client waiting: the blob is fetched, and written again.
+    async fn stored(&self, source: &Source) -> Option<u64> {
+        let size = self.0.keeper.store().blob_size(&source.digest).await.ok().flatten();
+        size.filter(|size| source.size.is_none_or(|described| described == *size))
+    }
+
+    async fn fetch(
+        &self,
+        flight: &Flight,
+        source: &Source,
+        body: BlobBody,
+        file: crate::spool::SpoolFile,
+    ) -> Result<(), FlightError> {
+        let fetched = fetch(flight, source, body, file).await;
+        if let Err(error) = &fetched {
+            // The upload follows the flight, and ends by hearing of the failure.
+            self.fail(flight, error.clone());
+        }
+        tracing::Span::current().record("size_bytes", fetched?);
+        Ok(())
+    }
+
+    /// Tries again to store a blob that was fetched: the bytes are still in the spool.
+    async fn kept(
+        &self,
+        flight: &Flight,
+        mut kept: Result<(), FlightError>,
+    ) -> Result<(), FlightError> {
+        for attempt in 1..STORE_TRIES {
+            let Err(error) = &kept else { break };
+            tracing::warn!(digest = %flight.digest(), %error, attempt, "blob not stored, trying again");
+            tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
+            kept = self.0.keeper.keep(flight).await;
+        }
+        kept
+    }
+
+    fn land(&self, flight: &Flight, outcome: Result<(), FlightError>) {
+        match outcome {
+            Ok(()) => {
+                flight.0.progress.send_modify(|progress| progress.stage = Stage::Stored);
+                self.leave(flight);
+            }
+            Err(error) => {
+                tracing::warn!(digest = %flight.digest(), class = %error.class(), %error, "flight failed");
+                self.fail(flight, error);
+            }
+        }
+    }
+
+    /// Leaves the map before followers hear of it, so that whoever retries begins a new flight.
+    fn fail(&self, flight: &Flight, error: FlightError) {
+        self.leave(flight);
+        flight.0.progress.send_modify(|progress| {
+            if !matches!(progress.stage, Stage::Failed(_)) {
+                progress.stage = Stage::Failed(error);
+            }
+        });
+    }
+
+    fn leave(&self, flight: &Flight) {
+        let mut flying = self.flying();
+        if flying.get(flight.digest()).is_some_and(|held| Arc::ptr_eq(&held.0, &flight.0)) {
+            flying.remove(flight.digest());
+        }
+    }
+}
+
+/// The manifest's word and the upstream's word on the size, where both gave one.
+fn agree(described: Option<u64>, stated: Option<u64>) -> Result<(), FlightError> {
+    match (described, stated) {
+        (Some(described), Some(stated)) if described != stated => Err(FlightError::Integrity(
+            format!("{stated} bytes, where the manifest says {described}"),
+        )),
+        _ => Ok(()),
+    }
+}
