@@ -1,136 +1,164 @@
-//! Blobs: what is there, reading it, and the links that make it readable in a repository.
+//! Reading blobs.
 
-use crate::{Store, error::StoreError, key::Key};
-use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use hydrant_proto::{Digest, RepositoryName};
-use hydrant_telemetry::metrics::StoreOperation;
-use object_store::{GetResult, GetResultPayload};
-use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
-use tokio::task::spawn_blocking;
+use crate::{
+    Backend, Store,
+    error::StoreError,
+    key::Key,
+    read::{self, Chunks},
+};
+use bytes::Bytes;
+use hydrant_proto::Digest;
+use object_store::{GetOptions, GetRange, GetResult, path::Path};
+use std::{ops::Range, time::Duration};
 use url::Url;
 
-/// Bytes read from a file at a time.
-const BLOCK: u64 = 256 * 1024;
+/// A blob of at most this many bytes is verified before its first byte is passed on.
+const VERIFIED_FIRST: u64 = 256 * 1024;
 
-/// An open blob.
+/// Stored bytes on their way.
 pub struct BlobRead {
     /// Size of the whole blob in bytes.
     pub size: u64,
-    /// The bytes asked for. Ends with an error when storage breaks off.
-    pub stream: BoxStream<'static, Result<Bytes, StoreError>>,
+    /// The bytes that follow. Empty when the range asked for begins at or behind the end.
+    pub range: Range<u64>,
+    /// A whole blob ends cleanly only when it hashed to its digest; its last bytes are held back
+    /// until then. A part of a blob is as storage has it, but never shorter than `range`. After an
+    /// error nothing follows.
+    pub stream: Chunks,
 }
 
 impl Store {
-    /// Size in bytes of a blob or manifest, whoever may read it.
+    /// Size of a blob in bytes, or `None` when it is not there. An empty object under another
+    /// digest than that of no bytes is damage and counts as not there, so that it is written again.
     pub async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        self.backend.size(Key::Content(digest)).await
+        let meta = self.head(&self.at(Key::Blob(digest))).await?;
+        Ok(meta.map(|meta| meta.size).filter(|size| is_possible(digest, *size)))
     }
 
-    /// Whether `repository` may read the blob.
-    pub async fn has_link(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<bool, StoreError> {
-        self.backend.exists(Key::LayerLink(repository, digest)).await
+    /// Whether the blob is there with this size in bytes. One of another size is damage: it counts
+    /// as not there, so that it is written again.
+    pub async fn has_blob(&self, digest: &Digest, size: u64) -> Result<bool, StoreError> {
+        let found = self.blob_size(digest).await?;
+        if let Some(found) = found.filter(|found| *found != size) {
+            tracing::error!(%digest, size_bytes = found, expected_bytes = size, "blob of wrong size");
+        }
+        Ok(found == Some(size))
     }
 
-    /// Lets `repository` read the blob, which must be stored.
-    pub async fn link_blob(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<(), StoreError> {
-        let link = digest.to_string().into();
-        self.backend.write(Key::LayerLink(repository, digest), link).await
-    }
-
-    /// Opens a blob, or the part of it that `range` names; the range must lie within the blob.
+    /// Opens a blob, or bytes `range` of it; an end behind the blob's is moved to it, and
+    /// `start..u64::MAX` means to the end. `None` when the blob is not there; a small one that is
+    /// damaged is quarantined and then not there.
     pub async fn read_blob(
         &self,
         digest: &Digest,
         range: Option<Range<u64>>,
     ) -> Result<Option<BlobRead>, StoreError> {
-        let opened = self.backend.open(Key::Content(digest), range).await?;
-        Ok(opened
-            .map(|result| BlobRead { size: result.meta.size, stream: bytes_of(digest, result) }))
-    }
-
-    /// A URL at which anybody can GET the blob for `ttl`; `None` where the store cannot sign.
-    /// HEAD needs another signature, so HEAD is not to be redirected.
-    pub async fn presign(&self, digest: &Digest, ttl: Duration) -> Result<Option<Url>, StoreError> {
-        let Some(signer) = &self.backend.signer else { return Ok(None) };
-        let path = Key::Content(digest).path();
-        let sign = signer.signed_url(http::Method::GET, &path, ttl);
-        crate::backend::timed(StoreOperation::Presign, "presign", &path, sign).await.map(Some)
-    }
-
-    /// Removes damaged content from where it is served, keeping it for inspection.
-    pub async fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
-        let (from, to) = (Key::Content(digest).path(), Key::Quarantine(digest).path());
-        let copy = self.backend.objects.copy_opts(&from, &to, object_store::CopyOptions::default());
-        crate::backend::timed(StoreOperation::Put, "quarantine", &to, copy).await?;
-        tracing::error!(%digest, "stored content is damaged and was put into quarantine");
-        self.backend.delete(&from).await
-    }
-}
-
-fn bytes_of(digest: &Digest, result: GetResult) -> BoxStream<'static, Result<Bytes, StoreError>> {
-    let range = result.range.clone();
-    let fail = {
-        let key = digest.to_string();
-        move |source| StoreError::Unavailable { operation: "read", key: key.clone(), source }
-    };
-    match result.payload {
-        GetResultPayload::File(file, _) => blocks(Arc::new(file), range).map_err(fail).boxed(),
-        GetResultPayload::Stream(stream) => {
-            let wanted = range.end - range.start;
-            whole(stream, wanted).map_err(fail).boxed()
+        let path = self.at(Key::Blob(digest));
+        if let Some(range) = range {
+            return self.read_part(digest, path, range).await;
         }
-    }
-}
-
-/// A file in blocks large enough that the hand-over to a thread does not matter.
-fn blocks(
-    file: Arc<File>,
-    range: Range<u64>,
-) -> impl futures::Stream<Item = object_store::Result<Bytes>> + Send {
-    stream::try_unfold((file, range), |(file, left)| async move {
-        if left.is_empty() {
+        let Some(opened) = self.get(&path, GetOptions::default()).await? else {
             return Ok(None);
-        }
-        let length = usize::try_from((left.end - left.start).min(BLOCK)).expect("at most a block");
-        let (source, at) = (file.clone(), left.start);
-        let read = move || {
-            let mut block = BytesMut::zeroed(length);
-            source.read_exact_at(&mut block, at).map(|()| block.freeze())
         };
-        let block = spawn_blocking(read)
-            .await
-            .expect("reading does not panic")
-            .map_err(|e| object_store::Error::Generic { store: "directory", source: e.into() })?;
-        let next = at + length as u64..left.end;
-        Ok(Some((block, (file, next))))
-    })
+        match opened.meta.size {
+            size if !is_possible(digest, size) => Ok(None),
+            size if size <= VERIFIED_FIRST => self.read_small(digest).await,
+            _ => Ok(Some(self.read_large(digest, path, opened))),
+        }
+    }
+
+    /// A URL by which a client may read the blob from storage itself until `ttl` is over; `None`
+    /// when the store cannot sign. Valid for GET only, and whether the blob is there is not asked.
+    pub async fn presign(&self, digest: &Digest, ttl: Duration) -> Result<Option<Url>, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.presign(&self.at(Key::Blob(digest)), ttl).await.map(Some),
+            Backend::Directory(_) | Backend::Memory => Ok(None),
+        }
+    }
+
+    fn read_large(&self, digest: &Digest, path: Path, opened: GetResult) -> BlobRead {
+        let size = opened.meta.size;
+        let chunks = read::resumed(self.clone(), path, opened, 0..size);
+        let (store, suspect) = (self.clone(), digest.clone());
+        let suspect = move || store.scrub_in_background(suspect);
+        let stream = read::verified(chunks, digest.clone(), suspect);
+        BlobRead { size, range: 0..size, stream }
+    }
+
+    async fn read_small(&self, digest: &Digest) -> Result<Option<BlobRead>, StoreError> {
+        let bytes = self.read_verified(digest, VERIFIED_FIRST).await?;
+        Ok(bytes.map(|bytes| {
+            let size = bytes.len() as u64;
+            BlobRead { size, range: 0..size, stream: one(bytes) }
+        }))
+    }
+
+    async fn read_part(
+        &self,
+        digest: &Digest,
+        path: Path,
+        range: Range<u64>,
+    ) -> Result<Option<BlobRead>, StoreError> {
+        if range.is_empty() {
+            return self.read_nothing(digest, Ok(None)).await;
+        }
+        let asked = match range.end {
+            u64::MAX => GetRange::Offset(range.start),
+            _ => GetRange::Bounded(range),
+        };
+        let options = GetOptions { range: Some(asked.clone()), ..GetOptions::default() };
+        match self.get(&path, options).await {
+            Ok(Some(opened)) if !is_possible(digest, opened.meta.size) => Ok(None),
+            Ok(Some(opened)) => {
+                let (size, range) = (opened.meta.size, opened.range.clone());
+                let chunks = read::resumed(self.clone(), path, opened, range.clone());
+                Ok(Some(BlobRead { size, range, stream: Box::pin(chunks) }))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => self.read_behind_end(digest, &asked, error).await,
+        }
+    }
+
+    /// Stores answer a range behind the end with different errors: the size tells.
+    async fn read_behind_end(
+        &self,
+        digest: &Digest,
+        asked: &GetRange,
+        error: StoreError,
+    ) -> Result<Option<BlobRead>, StoreError> {
+        let start = match asked {
+            GetRange::Offset(start) => *start,
+            GetRange::Bounded(range) => range.start,
+            GetRange::Suffix(_) => return Err(error),
+        };
+        match self.blob_size(digest).await? {
+            Some(size) if start < size => Err(error),
+            size => self.read_nothing(digest, Ok(size)).await,
+        }
+    }
+
+    async fn read_nothing(
+        &self,
+        digest: &Digest,
+        known: Result<Option<u64>, StoreError>,
+    ) -> Result<Option<BlobRead>, StoreError> {
+        let size = match known? {
+            Some(size) => Some(size),
+            None => self.blob_size(digest).await?,
+        };
+        Ok(size.map(|size| BlobRead { size, range: size..size, stream: one(Bytes::new()) }))
+    }
 }
 
-/// Turns a stream that ends early into one that ends with an error.
-fn whole(
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
-    wanted: u64,
-) -> impl futures::Stream<Item = object_store::Result<Bytes>> + Send {
-    stream::try_unfold((stream, wanted), |(mut stream, wanted)| async move {
-        match stream.try_next().await? {
-            Some(bytes) => {
-                let left = wanted.saturating_sub(bytes.len() as u64);
-                Ok(Some((bytes, (stream, left))))
-            }
-            None if wanted == 0 => Ok(None),
-            None => {
-                let source = format!("the answer ended {wanted} bytes early").into();
-                Err(object_store::Error::Generic { store: "object store", source })
-            }
-        }
-    })
+fn one(bytes: Bytes) -> Chunks {
+    Box::pin(futures::stream::iter((!bytes.is_empty()).then_some(Ok(bytes))))
+}
+
+/// Whether an object of this size can be what its digest says.
+pub(crate) fn is_possible(digest: &Digest, size: u64) -> bool {
+    let possible = size > 0 || digest.matches(b"");
+    if !possible {
+        tracing::error!(%digest, "empty object at a content key");
+    }
+    possible
 }

@@ -1,104 +1,140 @@
 //! Every object key, each built here and nowhere else.
 //!
-//! Content is laid out as CNCF distribution lays it out (registry/storage/paths.go, version 2), so
-//! that a stock registry pointed at the same root serves it. hydrant's own records lie beside it
-//! under `hydrant/v1/`. A component that begins with `_` is never part of a repository name.
+//! Content lies where CNCF distribution lays it (`registry/storage/paths.go` of
+//! `distribution/distribution`), so that a stock registry serves it; hydrant's own records lie
+//! beside it under `hydrant/v1/`. Components of a repository name never begin with `_`, so no
+//! repository collides with another's records.
 
-use hydrant_proto::{Digest, JobId, Reference, RepositoryName, Tag};
-use object_store::path::Path;
+use crate::{dead_letter::DeadLetterId, miss::Wanted};
+use hydrant_proto::{Digest, JobId, RepositoryName, Tag};
 
-const REGISTRY: &str = "docker/registry/v2";
+const CONTENT: &str = "docker/registry/v2";
 const RECORDS: &str = "hydrant/v1";
 
-/// What an object is.
+/// The place of one object, below the prefix of the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Key<'a> {
-    /// The bytes of a blob or manifest.
-    Content(&'a Digest),
+    /// Bytes of a blob or manifest.
+    Blob(&'a Digest),
     /// Makes a blob readable in a repository.
     LayerLink(&'a RepositoryName, &'a Digest),
     /// Makes a manifest readable in a repository.
     RevisionLink(&'a RepositoryName, &'a Digest),
-    TagCurrent(&'a RepositoryName, &'a Tag),
-    TagIndex(&'a RepositoryName, &'a Tag, &'a Digest),
+    /// What a tag names, for a stock registry.
+    TagLink(&'a RepositoryName, &'a Tag),
+    /// What a tag has named, for a stock registry.
+    TagIndexLink(&'a RepositoryName, &'a Tag, &'a Digest),
+    /// What a tag names, for hydrant.
     TagRecord(&'a RepositoryName, &'a Tag),
-    Completion(&'a RepositoryName, &'a Reference),
-    Referrer {
-        repository: &'a RepositoryName,
-        subject: &'a Digest,
-        manifest: &'a Digest,
-    },
-    Miss(&'a JobId, &'a str),
-    DeadLetter(&'a str),
-    /// A multipart upload under way.
-    Upload(&'a str),
-    /// Content that was found damaged, kept for inspection.
-    Quarantine(&'a Digest),
+    /// That the second manifest refers to the first (`subject`).
+    Referrer(&'a RepositoryName, &'a Digest, &'a Digest),
+    Completion(&'a JobId),
+    Miss(&'a JobId, &'a Wanted),
+    DeadLetter(&'a DeadLetterId),
+    /// Damaged content, kept for people to look at.
+    Quarantined(&'a Digest),
+    /// Version of the layout.
+    Layout,
+    /// Scratch object of the start-up probe.
     Probe(&'a str),
 }
 
 impl Key<'_> {
-    pub fn path(self) -> Path {
-        let text = match self {
-            Self::Content(digest) => {
-                let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
-                format!("{REGISTRY}/blobs/{algorithm}/{}/{hex}/data", &hex[..2])
+    pub(crate) fn path(&self) -> String {
+        match self {
+            Self::Blob(digest) => {
+                let hex = digest.hex();
+                format!("{}/{}/{hex}/data", blobs(digest), &hex[..2])
             }
-            Self::LayerLink(name, digest) => {
-                format!("{REGISTRY}/repositories/{name}/_layers/{}/link", folders(digest))
+            Self::LayerLink(repository, digest) => {
+                format!("{}/_layers/{}/link", content_of(repository), split(digest))
             }
-            Self::RevisionLink(name, digest) => {
-                format!("{}/{}/link", revisions(name), folders(digest))
+            Self::RevisionLink(repository, digest) => {
+                format!("{}/_manifests/revisions/{}/link", content_of(repository), split(digest))
             }
-            Self::TagCurrent(name, tag) => format!("{}/{tag}/current/link", tags(name)),
-            Self::TagIndex(name, tag, digest) => {
-                format!("{}/{tag}/index/{}/link", tags(name), folders(digest))
+            Self::TagLink(repository, tag) => format!("{}/{tag}/current/link", tags_of(repository)),
+            Self::TagIndexLink(repository, tag, digest) => {
+                format!("{}/{tag}/index/{}/link", tags_of(repository), split(digest))
             }
-            Self::TagRecord(name, tag) => format!("{RECORDS}/repositories/{name}/_tags/{tag}.json"),
-            Self::Completion(name, Reference::Tag(tag)) => {
-                format!("{RECORDS}/repositories/{name}/_complete/tag/{tag}.json")
+            Self::TagRecord(repository, tag) => {
+                format!("{}/_tags/{tag}.json", records_of(repository))
             }
-            Self::Completion(name, Reference::Digest(digest)) => {
-                format!("{RECORDS}/repositories/{name}/_complete/{}.json", folders(digest))
+            Self::Referrer(repository, subject, digest) => {
+                format!("{}/{}.json", referrers_of(repository, subject), flat(digest))
             }
-            Self::Referrer { repository, subject, manifest } => {
-                format!("{}/{}", referrers(repository, subject), folders(manifest))
-            }
-            Self::Miss(job, wanted) => format!("{}/{wanted}.json", misses(job)),
-            Self::DeadLetter(id) => format!("{DEAD_LETTERS}/{id}.json"),
-            Self::Upload(id) => format!("{UPLOADS}/{id}.json"),
-            Self::Quarantine(digest) => format!("{RECORDS}/quarantine/{}", folders(digest)),
-            Self::Probe(id) => format!("{RECORDS}/probe/{id}"),
-        };
-        Path::from(text)
+            Self::Completion(job) => format!("{}/{job}.json", completions()),
+            Self::Miss(job, wanted) => format!("{}/{}.json", misses_of(job), wanted.key()),
+            Self::DeadLetter(id) => format!("{}/{id}.json", dead_letters()),
+            Self::Quarantined(digest) => format!("{RECORDS}/quarantine/{}", split(digest)),
+            Self::Layout => format!("{RECORDS}/layout.json"),
+            Self::Probe(name) => format!("{RECORDS}/probe/{name}"),
+        }
     }
 }
 
-pub(crate) const MISSES: &str = "hydrant/v1/misses";
-pub(crate) const DEAD_LETTERS: &str = "hydrant/v1/dead-letters";
-pub(crate) const UPLOADS: &str = "hydrant/v1/uploads";
-pub(crate) const REPOSITORIES: &str = "docker/registry/v2/repositories";
-
-pub(crate) fn misses(job: &JobId) -> String {
-    format!("{MISSES}/{job}")
+/// Where all blobs lie, uploads of them included.
+pub(crate) fn all_blobs() -> String {
+    format!("{CONTENT}/blobs")
 }
 
-/// The folder of a repository's tags; each is a folder in it.
-pub(crate) fn tags(name: &RepositoryName) -> String {
-    format!("{REPOSITORIES}/{name}/_manifests/tags")
+/// Where all repositories lie.
+pub(crate) fn repositories() -> String {
+    format!("{CONTENT}/repositories")
 }
 
-fn revisions(name: &RepositoryName) -> String {
-    format!("{REPOSITORIES}/{name}/_manifests/revisions")
+/// Where the tags of a repository lie, one directory each.
+pub(crate) fn tags_of(repository: &RepositoryName) -> String {
+    format!("{}/_manifests/tags", content_of(repository))
 }
 
-/// The folder of the manifests that refer to `subject`.
-pub(crate) fn referrers(name: &RepositoryName, subject: &Digest) -> String {
-    format!("{RECORDS}/repositories/{name}/_referrers/{}", folders(subject))
+pub(crate) fn referrers_of(repository: &RepositoryName, subject: &Digest) -> String {
+    format!("{}/_referrers/{}", records_of(repository), flat(subject))
 }
 
-fn folders(digest: &Digest) -> String {
+pub(crate) fn misses() -> String {
+    format!("{RECORDS}/misses")
+}
+
+pub(crate) fn misses_of(job: &JobId) -> String {
+    format!("{}/{job}", misses())
+}
+
+pub(crate) fn completions() -> String {
+    format!("{RECORDS}/completions")
+}
+
+pub(crate) fn dead_letters() -> String {
+    format!("{RECORDS}/dead-letters")
+}
+
+/// Lock files of a directory store.
+pub(crate) fn locks() -> String {
+    format!("{RECORDS}/locks")
+}
+
+/// Whether a key, without the prefix of the store, is one of ours.
+pub(crate) fn is_known(path: &str) -> bool {
+    path.starts_with(CONTENT) || path.starts_with(RECORDS)
+}
+
+fn blobs(digest: &Digest) -> String {
+    format!("{}/{}", all_blobs(), digest.algorithm().as_str())
+}
+
+fn content_of(repository: &RepositoryName) -> String {
+    format!("{}/{repository}", repositories())
+}
+
+fn records_of(repository: &RepositoryName) -> String {
+    format!("{RECORDS}/repositories/{repository}")
+}
+
+fn split(digest: &Digest) -> String {
     format!("{}/{}", digest.algorithm().as_str(), digest.hex())
+}
+
+fn flat(digest: &Digest) -> String {
+    format!("{}.{}", digest.algorithm().as_str(), digest.hex())
 }
 
 #[cfg(test)]
@@ -106,26 +142,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_lies_where_a_stock_registry_looks_for_it() {
+    fn content_lies_where_a_stock_registry_looks() {
         let digest = Digest::of(b"");
-        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let (name, tag) = ("lab/app".parse().unwrap(), "1.0_x".parse().unwrap());
-        let root = "docker/registry/v2";
-        let app = format!("{root}/repositories/lab/app");
+        let hex = digest.hex();
+        let (repository, tag) = ("lab/app".parse().unwrap(), "v1".parse().unwrap());
+        let content = "docker/registry/v2/repositories/lab/app";
         for (key, expected) in [
-            (Key::Content(&digest), format!("{root}/blobs/sha256/e3/{hex}/data")),
-            (Key::LayerLink(&name, &digest), format!("{app}/_layers/sha256/{hex}/link")),
+            (Key::Blob(&digest), format!("docker/registry/v2/blobs/sha256/e3/{hex}/data")),
+            (Key::LayerLink(&repository, &digest), format!("{content}/_layers/sha256/{hex}/link")),
             (
-                Key::RevisionLink(&name, &digest),
-                format!("{app}/_manifests/revisions/sha256/{hex}/link"),
+                Key::RevisionLink(&repository, &digest),
+                format!("{content}/_manifests/revisions/sha256/{hex}/link"),
             ),
-            (Key::TagCurrent(&name, &tag), format!("{app}/_manifests/tags/1.0_x/current/link")),
+            (Key::TagLink(&repository, &tag), format!("{content}/_manifests/tags/v1/current/link")),
             (
-                Key::TagIndex(&name, &tag, &digest),
-                format!("{app}/_manifests/tags/1.0_x/index/sha256/{hex}/link"),
+                Key::TagIndexLink(&repository, &tag, &digest),
+                format!("{content}/_manifests/tags/v1/index/sha256/{hex}/link"),
             ),
         ] {
-            assert_eq!(key.path().as_ref(), expected);
+            assert_eq!(key.path(), expected);
         }
+    }
+
+    #[test]
+    fn records_of_one_repository_are_not_inside_another() {
+        let tag = "v1".parse().unwrap();
+        let (outer, inner) = ("a".parse().unwrap(), "a/tags".parse().unwrap());
+        assert_eq!(Key::TagRecord(&outer, &tag).path(), "hydrant/v1/repositories/a/_tags/v1.json");
+        assert!(
+            Key::TagRecord(&inner, &tag).path().starts_with("hydrant/v1/repositories/a/tags/_")
+        );
     }
 }

@@ -1,39 +1,95 @@
 //! Object storage: keys, verified writes, reads, records with compare-and-set.
 //!
-//! Storage is the truth. Content becomes visible in an order: blobs and their links, manifests with
-//! their links, the tag. Nothing is visible under a digest it does not hash to.
+//! Storage is the truth. Content is visible under its key only after size and digest agree, and is
+//! laid out as CNCF distribution lays it out; hydrant's own records lie beside it (`key.rs`).
+//! The seam is [`object_store::ObjectStore`]: S3, a local directory, or memory for tests. Every
+//! decision between writers is a compare-and-set (`cas.rs`), never a read.
+//!
+//! Not here: what is fetched, when, and in which order it becomes visible. The rooms above store
+//! blobs, then children, then the manifest, then the tag.
 
-mod backend;
 mod blob;
+mod cas;
+mod completion;
+mod dead_letter;
+mod directory;
 mod error;
 mod key;
+mod leftovers;
+mod link;
 mod list;
-mod log;
 mod manifest;
+mod miss;
+mod object;
 mod open;
-mod prefix;
 mod probe;
-mod record;
-mod staging;
+mod quarantine;
+mod read;
+mod referrer;
+mod s3;
 mod tag;
 mod upload;
+mod writer;
 
 pub use blob::BlobRead;
-pub use error::{Retry, StoreError};
+pub use cas::Version;
+pub use completion::CompletionRecord;
+pub use dead_letter::{DeadLetter, DeadLetterId, GivenUp, InvalidDeadLetterId};
+pub use error::{Cause, Retry, StoreError};
+pub use leftovers::Leftover;
 pub use list::Page;
-pub use log::{CompletionRecord, DeadLetter, MissRecord, Undelivered, Wanted};
-pub use manifest::Referrer;
-pub use open::{StoreConfig, StoreUrl};
-pub use record::Version;
+pub use miss::{MissRecord, Wanted};
+pub use open::{InvalidStoreUrl, S3Settings, StoreConfig, StoreUrl};
+pub use quarantine::Scrubbed;
+pub use referrer::Referrer;
 pub use tag::{Owner, TagRecord};
-pub use upload::{BlobWriter, PART_BYTES, UPLOAD_DEAD_AFTER};
+pub use upload::PART_BYTES;
+pub use writer::BlobWriter;
 
+use directory::Directory;
+use object_store::{ObjectStore, path::Path};
+use s3::S3;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
-/// A store. Cheap to clone; clones share the limit on parts in memory.
-#[derive(Clone, Debug)]
+/// The store. Clones share connections, upload slots and clean-up.
+#[derive(Clone)]
 pub struct Store {
-    backend: backend::Backend,
-    part_budget: Arc<Semaphore>,
+    objects: Arc<dyn ObjectStore>,
+    /// What every key begins with; empty for a directory.
+    prefix: Path,
+    backend: Backend,
+    /// One permit per part of a blob being sent, over all blobs of this process.
+    parts: Arc<Semaphore>,
+    /// Aborts of dropped uploads and re-reads of suspect content.
+    background: TaskTracker,
+}
+
+/// What differs between the places objects can be.
+#[derive(Clone)]
+enum Backend {
+    Memory,
+    Directory(Arc<Directory>),
+    S3(Arc<S3>),
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({}, prefix {:?})", self.objects, self.prefix.as_ref())
+    }
+}
+
+impl Store {
+    fn new(objects: Arc<dyn ObjectStore>, prefix: Path, backend: Backend) -> Self {
+        let parts = Arc::new(Semaphore::new(upload::PARTS_IN_FLIGHT));
+        Self { objects, prefix, backend, parts, background: TaskTracker::new() }
+    }
+
+    /// Waits until the clean-up behind dropped writers is done. Last thing of a shutdown, after
+    /// the last writer is gone; put a deadline around it.
+    pub async fn settled(&self) {
+        self.background.close();
+        self.background.wait().await;
+    }
 }

@@ -1,99 +1,86 @@
-//! Lists: the tags of a repository, the repositories, the referrers of a manifest.
+//! Lists of tags and repositories, in the order and by the pages of the distribution spec.
 
-use crate::{
-    Store,
-    error::StoreError,
-    key::{REPOSITORIES, referrers, tags},
-    manifest::Referrer,
-};
-use futures::TryStreamExt;
-use hydrant_proto::{Digest, RepositoryName};
+use crate::{Store, error::StoreError, key};
+use futures::{StreamExt, stream};
+use hydrant_proto::{RepositoryName, Tag};
+use object_store::path::Path;
 
-/// Repositories found in one catalog walk at most; the walk is one listing per folder.
-const MAX_REPOSITORIES: usize = 10_000;
+/// Directories listed at once.
+const AT_ONCE: usize = 16;
 
-/// A page of names in lexical order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    pub names: Vec<String>,
-    /// Whether there are more after the last.
+/// A page of a sorted list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Whether more follow; ask again with the last item.
     pub more: bool,
 }
 
-impl Page {
-    /// The `n` names after `last`, of all names in order.
-    pub fn cut(names: impl IntoIterator<Item = String>, last: Option<&str>, n: usize) -> Self {
-        let after = |name: &String| last.is_none_or(|last| name.as_str() > last);
-        let mut rest = names.into_iter().filter(after);
-        let names = rest.by_ref().take(n).collect();
-        Self { names, more: rest.next().is_some() }
+impl<T: Ord> Page<T> {
+    fn cut(mut all: Vec<T>, n: usize) -> Self {
+        all.sort_unstable();
+        let more = all.len() > n;
+        all.truncate(n);
+        Self { items: all, more }
     }
 }
 
 impl Store {
-    /// Tags of `repository` that are local: the `n` after `last`.
+    /// At most `n` tags of a repository after `last`, sorted by their bytes. Empty for a
+    /// repository that is not there.
     pub async fn tags(
         &self,
         repository: &RepositoryName,
-        last: Option<&str>,
+        last: Option<&Tag>,
         n: usize,
-    ) -> Result<Page, StoreError> {
-        Ok(Page::cut(self.backend.folders(&tags(repository)).await?, last, n))
+    ) -> Result<Page<Tag>, StoreError> {
+        let listed = self.list_directory(&self.below(&key::tags_of(repository))).await?;
+        let tags = listed.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
+        Ok(Page::cut(tags.filter(|tag| last.is_none_or(|last| tag > last)).collect(), n))
     }
 
-    /// Repositories with local content: the `n` after `last`.
-    pub async fn repositories(&self, last: Option<&str>, n: usize) -> Result<Page, StoreError> {
-        let (mut found, mut left) = (Vec::new(), vec![String::new()]);
-        while let Some(name) = left.pop() {
-            let folders = self.backend.folders(&format!("{REPOSITORIES}/{name}")).await?;
-            if folders.iter().any(|folder| folder == "_manifests") {
-                found.push(name.clone());
-            }
-            let below = folders.into_iter().filter(|folder| !folder.starts_with('_'));
-            left.extend(below.map(|folder| match name.as_str() {
-                "" => folder,
-                name => format!("{name}/{folder}"),
-            }));
-            if found.len() > MAX_REPOSITORIES {
-                break;
-            }
-        }
-        found.sort();
-        Ok(Page::cut(found, last, n))
-    }
-
-    /// The manifests visible in `repository` that refer to `subject`, by digest.
-    pub async fn referrers(
+    /// At most `n` repositories with manifests after `last`, sorted by their bytes. Walks them
+    /// all: a store keeps directories in another order than names.
+    pub async fn repositories(
         &self,
-        repository: &RepositoryName,
-        subject: &Digest,
-    ) -> Result<Vec<Referrer>, StoreError> {
-        let mut listed = self.backend.list(&referrers(repository, subject));
-        let mut found = Vec::new();
-        while let Some(meta) = listed.try_next().await? {
-            let Some(referrer) = self.backend.read_listed::<Referrer>(&meta.location).await? else {
-                continue;
-            };
-            if self.has_manifest(repository, &referrer.digest).await? {
-                found.push(referrer);
+        last: Option<&RepositoryName>,
+        n: usize,
+    ) -> Result<Page<RepositoryName>, StoreError> {
+        let root = self.below(&key::repositories());
+        let (mut found, mut level) = (Vec::new(), vec![root.clone()]);
+        while !level.is_empty() {
+            let listed = stream::iter(level).map(|path| self.children(path));
+            let mut listed = listed.buffer_unordered(AT_ONCE);
+            let mut next = Vec::new();
+            while let Some((path, children)) = listed.next().await.transpose()? {
+                let (own, nested): (Vec<_>, Vec<_>) =
+                    children.into_iter().partition(|child| is_own(child));
+                if own.iter().any(|child| child.filename() == Some("_manifests")) {
+                    found.extend(name_of(&root, &path));
+                }
+                next.extend(nested);
             }
+            level = next;
         }
-        found.sort_by(|a, b| a.digest.cmp(&b.digest));
-        Ok(found)
+        Ok(Page::cut(
+            found.into_iter().filter(|name| last.is_none_or(|last| name > last)).collect(),
+            n,
+        ))
+    }
+
+    async fn children(&self, path: Path) -> Result<(Path, Vec<Path>), StoreError> {
+        let listed = self.list_directory(&path).await?;
+        Ok((path, listed.common_prefixes))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Whether a directory is a repository's own (`_layers`, `_manifests`, `_uploads`), not another
+/// repository.
+fn is_own(path: &Path) -> bool {
+    path.filename().is_some_and(|name| name.starts_with('_'))
+}
 
-    #[test]
-    fn a_page_is_cut_after_the_last_name() {
-        let names = || ["a", "b", "c"].map(str::to_owned);
-        let page = |last, n| Page::cut(names(), last, n);
-        assert_eq!(page(None, 2), Page { names: vec!["a".into(), "b".into()], more: true });
-        assert_eq!(page(Some("b"), 2), Page { names: vec!["c".into()], more: false });
-        assert_eq!(page(Some("bb"), 1), Page { names: vec!["c".into()], more: false });
-        assert_eq!(page(None, 0), Page { names: vec![], more: true });
-    }
+fn name_of(root: &Path, path: &Path) -> Option<RepositoryName> {
+    let parts: Vec<_> = path.prefix_match(root)?.map(|part| part.as_ref().to_owned()).collect();
+    parts.join("/").parse().ok()
 }

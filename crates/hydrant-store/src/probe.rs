@@ -1,47 +1,139 @@
-//! The question asked at start: does this store do what everything else relies on?
+//! The start-up probe: whether this store can decide races at all.
+//!
+//! A store that takes a conditional write without looking at the condition loses updates silently,
+//! so it is tried with a key of the probe's own: in turn, and as a race, since some stores look at
+//! the condition but not atomically.
 
-use crate::{Store, backend::Backend, error::StoreError, key::Key};
-use object_store::{PutMode, UpdateVersion};
+use crate::{Store, cas::Stamp, error::StoreError, key, key::Key};
+use bytes::Bytes;
+use futures::{StreamExt, future::join_all, pin_mut};
+use object_store::{PutMode, path::Path};
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+/// Version of the layout under `hydrant/v1/`.
+const LAYOUT_VERSION: u32 = 1;
+/// Writers of the probe's race.
+const RACERS: usize = 8;
+
+const REMEDY: &str = "hydrant needs S3 conditional writes (PUT with `If-None-Match: *` and with \
+    `If-Match`) that are atomic: use a store that has them, such as AWS S3, Cloudflare R2, a current \
+    MinIO, Ceph or SeaweedFS, check that no proxy removes these headers, or use a local directory";
+
+#[derive(Serialize, Deserialize)]
+struct Layout {
+    version: u32,
+}
+
 impl Store {
-    /// Writes, reads, swaps and removes a small object. Refuses a store that is not writable, or
-    /// one whose conditional writes do not hold, since two importers would then overwrite each
-    /// other's tags.
+    /// Tries whether the store can be written and decides races, and refuses it with a remedy if
+    /// not. To be called once at start-up; leaves nothing behind but `hydrant/v1/layout.json`.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let id = Ulid::new().to_string();
-        let key = Key::Probe(&id);
-        let probed = match &self.backend.directory {
-            Some(_) => self.backend.write(key, b"probe"[..].into()).await,
-            None => conditional(&self.backend, key).await,
+        let path = self.at(Key::Probe(&Ulid::new().to_string()));
+        let tried = self.try_conditions(&path).await;
+        let removed = self.delete(&path).await;
+        tried?;
+        removed?;
+        self.check_layout().await
+    }
+
+    async fn try_conditions(&self, path: &Path) -> Result<(), StoreError> {
+        let first = self.compare_and_set(path, "first".into(), &Stamp::Absent).await;
+        let first = first.map_err(unusable)?;
+        self.must_conflict(path, &Stamp::Absent, "`If-None-Match`").await?;
+        let second = self.compare_and_set(path, "second".into(), &first).await.map_err(unusable)?;
+        self.must_conflict(path, &first, "`If-Match`").await?;
+        self.must_have_one_winner(path, &second, "`If-Match`").await?;
+        self.delete(path).await?;
+        self.must_have_one_winner(path, &Stamp::Absent, "`If-None-Match`").await
+    }
+
+    async fn must_conflict(
+        &self,
+        path: &Path,
+        stale: &Stamp,
+        header: &str,
+    ) -> Result<(), StoreError> {
+        match self.compare_and_set(path, "stale".into(), stale).await {
+            Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(refused(&format!("it ignores {header}"))),
+        }
+    }
+
+    async fn must_have_one_winner(
+        &self,
+        path: &Path,
+        from: &Stamp,
+        header: &str,
+    ) -> Result<(), StoreError> {
+        let racer = |racer: usize| {
+            let bytes = Bytes::from(format!("racer {racer}"));
+            async move { self.compare_and_set(path, bytes, from).await }
         };
-        let removed = self.backend.delete(&key.path()).await;
-        probed.and(removed)
+        let mut winners = 0;
+        for answer in join_all((0..RACERS).map(racer)).await {
+            match answer {
+                Ok(_) => winners += 1,
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match winners {
+            1 => Ok(()),
+            // S3 may answer 409 to all of a race; then nobody wrote and nobody believes it.
+            0 => Ok(()),
+            _ => Err(refused(&format!("it looks at {header}, but not atomically"))),
+        }
+    }
+
+    /// Refuses a layout of another version; tells loudly of a place that somebody else uses.
+    async fn check_layout(&self) -> Result<(), StoreError> {
+        let path = self.at(Key::Layout);
+        match self.get_json::<Layout>(&path).await? {
+            Some((layout, _)) if layout.version == LAYOUT_VERSION => return Ok(()),
+            Some((layout, _)) => {
+                let version = layout.version;
+                let reason = format!(
+                    "the store has layout {version}, this hydrant knows layout {LAYOUT_VERSION}: \
+                     use a hydrant of the version that wrote it, or another prefix"
+                );
+                return Err(StoreError::Refused { reason });
+            }
+            None => self.warn_of_strangers().await?,
+        }
+        self.put_json(&path, &Layout { version: LAYOUT_VERSION }, PutMode::Overwrite).await
+    }
+
+    async fn warn_of_strangers(&self) -> Result<(), StoreError> {
+        let objects = self.list_all(self.prefix.clone());
+        pin_mut!(objects);
+        while let Some(object) = objects.next().await.transpose()? {
+            let Some(parts) = object.location.prefix_match(&self.prefix) else {
+                continue;
+            };
+            let path = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+            if !key::is_known(&path) {
+                tracing::warn!(key = path, "the store holds objects that are not hydrant's");
+                return Ok(());
+            }
+            if !path.starts_with(&key::locks()) {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }
 
-async fn conditional(backend: &Backend, key: Key<'_>) -> Result<(), StoreError> {
-    let path = key.path();
-    let put = |text: &'static str, mode| backend.put_opts(&path, text.into(), mode);
-    let first = put("first", PutMode::Create).await?;
-    refused(put("second", PutMode::Create).await, "If-None-Match: *")?;
-    let (_, meta) = backend.read_path(&path, 64).await?.ok_or_else(|| {
-        StoreError::Refused("the store does not return what was just written to it".to_owned())
-    })?;
-    let seen = UpdateVersion { e_tag: meta.e_tag, version: first.version };
-    put("third", PutMode::Update(seen.clone())).await?;
-    refused(put("fourth", PutMode::Update(seen)).await, "If-Match")
+/// A first write that fails tells more about the settings than about races.
+fn unusable(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Refused { reason } => refused(&format!("it cannot be written so: {reason}")),
+        StoreError::Conflict { key } => refused(&format!("it sees `{key}` where nothing was")),
+        error => error,
+    }
 }
 
-/// A write whose condition does not hold must have been refused.
-fn refused<T>(outcome: Result<T, StoreError>, header: &str) -> Result<(), StoreError> {
-    match outcome {
-        Err(StoreError::Conflict { .. }) => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Err(StoreError::Refused(format!(
-            "the store ignores `{header}`, so tags could go back to older content; use a store with \
-             conditional writes (AWS S3, MinIO, SeaweedFS, Ceph RGW, R2, or GCS in interoperability \
-             mode), or a directory"
-        ))),
-    }
+fn refused(what: &str) -> StoreError {
+    StoreError::Refused { reason: format!("this store cannot decide races: {what}; {REMEDY}") }
 }

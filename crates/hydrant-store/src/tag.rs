@@ -1,136 +1,203 @@
-//! Tags: a record changed by compare-and-set, and the links a stock registry reads.
-//!
-//! The record is the truth. The links follow it: whoever writes them reads the record again
-//! afterwards and goes on until the two agree, so that of two writers neither leaves a link that is
-//! older than the record.
+//! Tags: hydrant's record decides, by compare-and-set; the links of a stock registry follow it.
 
-use crate::{Store, error::StoreError, key::Key, record::Version};
-use hydrant_proto::{Digest, Manifest, MediaType, RepositoryName, Tag};
+use crate::{
+    Store,
+    cas::{MAX_ROUNDS, Stamp, Version},
+    error::StoreError,
+    key::Key,
+    object::Object,
+};
+use hydrant_proto::{
+    Digest, Manifest, MediaType, RepositoryName, Tag, manifest::MAX_MANIFEST_BYTES,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-/// Who decides what a tag names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Longest link, in bytes: a SHA-512 digest has 135.
+const MAX_LINK_BYTES: u64 = 256;
+
+/// Who a tag belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Owner {
-    /// The upstream: hydrant follows it.
+    /// Hydrated from an upstream, and moved when that moves.
     Cache,
-    /// A customer who pushed it: hydrant never touches it.
+    /// Pushed by a customer: never overwritten, expired or revalidated by hydration.
     Push,
 }
 
-/// What a tag names, and since when that is known.
+/// What a tag names, and how that is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagRecord {
     pub owner: Owner,
-    /// The rule that brought it, and its generation then.
+    /// Name of the cache rule; none for a push.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Generation of that rule when the tag was observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
     pub digest: Digest,
     pub media_type: MediaType,
-    /// Size of the manifest in bytes.
+    /// Bytes of the manifest itself.
     pub size: u64,
-    /// Raised whenever the digest or the owner changes.
+    /// One more than that of the record it replaced; set by [`Store::put_tag`].
     pub seq: u64,
-    /// When the upstream was asked that first named this digest.
+    /// When the upstream was first seen to say this digest.
     pub observed_at: Timestamp,
-    /// When the upstream was last asked and named this digest.
+    /// When the upstream last said this digest.
     pub confirmed_at: Timestamp,
     /// The digest before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
-    /// Deleted by a customer; a tombstone, so that no hydration brings it back.
+    /// Tells one write from every other; set by [`Store::put_tag`].
+    pub nonce: String,
+    /// A tombstone: the tag is gone, and hydration of an older observation must not bring it back.
     #[serde(default)]
     pub deleted: bool,
-    /// Tells this write from every other. Set by [`Store::put_tag`].
-    #[serde(default)]
-    pub nonce: String,
 }
 
 impl Store {
-    /// The record of a tag. One that a stock registry wrote is the customer's own.
+    /// The record of a tag, tombstones included, and the version to write against. A tag that a
+    /// stock registry wrote is adopted: it counts as pushed.
     pub async fn tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-    ) -> Result<Option<(TagRecord, Option<Version>)>, StoreError> {
-        match self.backend.read_record(Key::TagRecord(repository, tag)).await? {
-            Some((record, version)) => Ok(Some((record, Some(version)))),
-            None => Ok(self.adopted(repository, tag).await?.map(|record| (record, None))),
+    ) -> Result<Option<(TagRecord, Version)>, StoreError> {
+        match self.get_json::<TagRecord>(&self.at(Key::TagRecord(repository, tag))).await? {
+            Some((record, stamp)) => {
+                let version = Version { stamp, seq: record.seq };
+                Ok(Some((record, version)))
+            }
+            None => self.adopt(repository, tag).await,
         }
     }
 
-    /// Writes a record over the one that was read with `expected` (`None`: there was none), then
-    /// the links. [`StoreError::Conflict`] means that another writer was faster.
+    /// Writes the record if it is still as `expected` (`None`: there is no such tag), sets its
+    /// `seq` and `nonce`, and lets the links of a stock registry follow.
+    ///
+    /// [`StoreError::Conflict`]: somebody else wrote first; observe again. Any other error may
+    /// come after the record was written: observe again, or call [`Store::mend_tag_links`].
     pub async fn put_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-        record: &TagRecord,
+        mut record: TagRecord,
         expected: Option<Version>,
-    ) -> Result<(), StoreError> {
-        let record = TagRecord { nonce: Ulid::new().to_string(), ..record.clone() };
-        let key = Key::TagRecord(repository, tag);
-        self.backend.swap_record(key, &record, expected).await?;
-        self.follow(repository, tag, record).await
+    ) -> Result<Version, StoreError> {
+        let path = self.at(Key::TagRecord(repository, tag));
+        if expected.is_none() && self.current_link(repository, tag).await?.is_some() {
+            // Adopted while the caller believed that there was nothing.
+            return Err(StoreError::Conflict { key: path.to_string() });
+        }
+        let expected = expected.unwrap_or(Version { stamp: Stamp::Absent, seq: 0 });
+        record.seq = expected.seq + 1;
+        record.nonce = Ulid::new().to_string();
+        let stamp = self.compare_and_set_json(&path, &record, &expected.stamp).await?;
+        self.mend_tag_links(repository, tag).await?;
+        Ok(Version { stamp, seq: record.seq })
     }
 
-    /// Brings the links to what the record says, until it says the same afterwards.
+    /// Makes the links of a stock registry say what the record says. [`Store::put_tag`] does it;
+    /// a process that died in the middle leaves it to whoever comes next.
+    ///
+    /// The link is read before the record and written only if it has not changed since. So
+    /// whoever writes it has seen every record that was there when the link was last written,
+    /// and a writer that lost the race cannot leave an old digest behind.
+    pub async fn mend_tag_links(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<(), StoreError> {
+        let path = self.at(Key::TagRecord(repository, tag));
+        for _ in 0..MAX_ROUNDS {
+            let link = self.current_link(repository, tag).await?;
+            let Some((record, _)) = self.get_json::<TagRecord>(&path).await? else {
+                return Ok(());
+            };
+            match self.follow(repository, tag, &record, link).await {
+                Ok(true) => return Ok(()),
+                Ok(false) | Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Conflict { key: path.to_string() })
+    }
+
+    /// One step of the link towards the record; `true` when there was none to make.
     async fn follow(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-        mut record: TagRecord,
-    ) -> Result<(), StoreError> {
-        loop {
-            self.write_links(repository, tag, &record).await?;
-            let key = Key::TagRecord(repository, tag);
-            let Some((now, _)) = self.backend.read_record::<TagRecord>(key).await? else {
-                return Ok(());
-            };
-            if (&now.digest, now.deleted) == (&record.digest, record.deleted) {
-                return Ok(());
-            }
-            record = now;
-        }
-    }
-
-    async fn write_links(
-        &self,
-        repository: &RepositoryName,
-        tag: &Tag,
         record: &TagRecord,
-    ) -> Result<(), StoreError> {
-        let current = Key::TagCurrent(repository, tag);
-        if record.deleted {
-            return self.backend.delete(&current.path()).await;
+        link: Option<(String, Stamp)>,
+    ) -> Result<bool, StoreError> {
+        let path = self.at(Key::TagLink(repository, tag));
+        match link {
+            None if record.deleted => Ok(true),
+            Some((text, _)) if !record.deleted && text == record.digest.to_string() => Ok(true),
+            Some((text, _)) if record.deleted => {
+                if let Ok(digest) = text.parse() {
+                    self.delete(&self.at(Key::TagIndexLink(repository, tag, &digest))).await?;
+                }
+                self.delete(&path).await?;
+                Ok(false)
+            }
+            link => {
+                let index = self.at(Key::TagIndexLink(repository, tag, &record.digest));
+                self.put_link(&index, &record.digest).await?;
+                let stamp = link.map_or(Stamp::Absent, |(_, stamp)| stamp);
+                let text = record.digest.to_string();
+                self.compare_and_set(&path, text.into(), &stamp).await?;
+                Ok(false)
+            }
         }
-        let link = record.digest.to_string();
-        let known = self.backend.read(current, 256).await?;
-        if known.is_some_and(|known| known == link.as_bytes()) {
-            return Ok(());
-        }
-        let index = Key::TagIndex(repository, tag, &record.digest);
-        self.backend.write(index, link.clone().into()).await?;
-        self.backend.write(current, link.into()).await
     }
 
-    /// A tag with a link and no record.
-    async fn adopted(
+    async fn current_link(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-    ) -> Result<Option<TagRecord>, StoreError> {
-        let Some(link) = self.backend.read(Key::TagCurrent(repository, tag), 256).await? else {
+    ) -> Result<Option<(String, Stamp)>, StoreError> {
+        self.get_text(&self.at(Key::TagLink(repository, tag))).await
+    }
+
+    /// A record for a tag that only a stock registry knows. Nothing is written: the first
+    /// compare-and-set against its version creates the record.
+    async fn adopt(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<Option<(TagRecord, Version)>, StoreError> {
+        let link = self.get_whole(&self.at(Key::TagLink(repository, tag)), MAX_LINK_BYTES).await?;
+        let Some(link) = link else {
             return Ok(None);
         };
-        let digest = std::str::from_utf8(&link).ok().and_then(|text| text.trim().parse().ok());
-        let Some(digest): Option<Digest> = digest else { return Ok(None) };
-        let Some(bytes) = self.manifest(repository, &digest).await? else { return Ok(None) };
-        let Ok(manifest) = Manifest::parse(&bytes) else { return Ok(None) };
+        let Some(record) = self.adopted(&link).await? else {
+            return Ok(None);
+        };
+        Ok(Some((record, Version { stamp: Stamp::Absent, seq: 0 })))
+    }
+
+    async fn adopted(&self, link: &Object) -> Result<Option<TagRecord>, StoreError> {
+        let text = String::from_utf8_lossy(&link.bytes);
+        let Ok(digest) = text.trim().parse::<Digest>() else {
+            tracing::warn!(key = %link.meta.location, "tag link names no digest");
+            return Ok(None);
+        };
+        let Some(bytes) = self.read_verified(&digest, MAX_MANIFEST_BYTES as u64).await? else {
+            return Ok(None);
+        };
+        let manifest = match Manifest::parse(&bytes) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                tracing::warn!(key = %link.meta.location, %error, "tag is not adopted");
+                return Ok(None);
+            }
+        };
+        let millis = link.meta.last_modified.timestamp_millis();
+        let written_at = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH);
         Ok(Some(TagRecord {
             owner: Owner::Push,
             rule: None,
@@ -139,11 +206,11 @@ impl Store {
             media_type: manifest.media_type,
             size: bytes.len() as u64,
             seq: 0,
-            observed_at: Timestamp::UNIX_EPOCH,
-            confirmed_at: Timestamp::UNIX_EPOCH,
+            observed_at: written_at,
+            confirmed_at: written_at,
             previous: None,
-            deleted: false,
             nonce: String::new(),
+            deleted: false,
         }))
     }
 }

@@ -1,0 +1,120 @@
+//! The local directory: durable writes, locks between processes, and files a killed process left.
+//!
+//! `object_store` stages every write beside its place as `<name>#<number>`, syncs it, renames it
+//! and syncs the directory. Locks are `flock`s on a fixed set of files that are never removed: a
+//! killed process loses its lock with its file descriptors.
+
+use crate::{error::StoreError, key};
+use hydrant_proto::Digest;
+use object_store::{local::LocalFileSystem, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::time::Instant;
+
+/// Longest wait for a lock. A holder needs it for one small durable write; longer means that it
+/// is stopped or its disk is.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(crate) struct Directory {
+    root: PathBuf,
+    locks: PathBuf,
+}
+
+/// A write that was begun and not finished.
+#[derive(Clone, Debug)]
+pub(crate) struct StagedFile {
+    pub path: PathBuf,
+    /// Without the root, without the number: the key it was meant for.
+    pub key: String,
+    pub written_at: SystemTime,
+}
+
+impl Directory {
+    /// Makes the directory if needed, and the store on it.
+    pub(crate) fn open(root: PathBuf) -> io::Result<(LocalFileSystem, Self)> {
+        let locks = root.join(key::locks());
+        fs::create_dir_all(&locks)?;
+        let root = root.canonicalize()?;
+        let objects = LocalFileSystem::new_with_prefix(&root)
+            .map_err(io::Error::other)?
+            .with_fsync(true)
+            .with_automatic_cleanup(true);
+        Ok((objects, Self { locks: root.join(key::locks()), root }))
+    }
+
+    /// Waits for the exclusive right to change the object; released when dropped.
+    pub(crate) async fn lock(&self, path: &Path) -> Result<File, StoreError> {
+        let unavailable = |error: io::Error| StoreError::Unavailable {
+            key: path.to_string(),
+            cause: Arc::new(error),
+        };
+        let shard = Digest::of(path.as_ref().as_bytes()).hex()[..2].to_owned();
+        let file = self.locks.join(shard);
+        let file = File::options().create(true).truncate(false).write(true).open(file);
+        let file = file.map_err(unavailable)?;
+        let (deadline, mut wait) = (Instant::now() + LOCK_LIMIT, FIRST_WAIT);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(unavailable(error)),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    let held = io::Error::new(io::ErrorKind::TimedOut, "its lock is held too long");
+                    return Err(unavailable(held));
+                }
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(wait).await,
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// Every staged file. Walks the whole directory, blocking.
+    pub(crate) fn staged_files(&self) -> io::Result<Vec<StagedFile>> {
+        let (mut found, mut waiting) = (Vec::new(), vec![self.root.clone()]);
+        while let Some(directory) = waiting.pop() {
+            for entry in present(fs::read_dir(&directory))?.into_iter().flatten() {
+                let entry = entry?;
+                match present(entry.file_type())? {
+                    Some(kind) if kind.is_dir() => waiting.push(entry.path()),
+                    Some(_) => found.extend(self.staged(entry.path())?),
+                    None => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn staged(&self, path: PathBuf) -> io::Result<Option<StagedFile>> {
+        let relative = path.strip_prefix(&self.root).expect("walked from the root");
+        let Some((key, number)) = relative.to_str().and_then(|text| text.rsplit_once('#')) else {
+            return Ok(None);
+        };
+        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+            return Ok(None);
+        }
+        let key = key.to_owned();
+        let written_at = present(fs::metadata(&path).and_then(|meta| meta.modified()))?;
+        Ok(written_at.map(|written_at| StagedFile { path, key, written_at }))
+    }
+}
+
+/// What vanished meanwhile is no failure.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a staged file; one that was finished or removed meanwhile is no failure.
+pub(crate) fn remove(file: &StagedFile) -> io::Result<bool> {
+    present(fs::remove_file(&file.path)).map(|removed| removed.is_some())
+}

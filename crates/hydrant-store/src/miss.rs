@@ -1,0 +1,92 @@
+//! The miss log: who missed what, kept until it is hydrated, so that a lost bus loses no miss.
+
+use crate::{Store, error::StoreError, key, key::Key};
+use futures::{Stream, StreamExt, TryStreamExt};
+use hydrant_proto::{Digest, HydrationRequested, JobId, Platform};
+use jiff::Timestamp;
+use object_store::PutMode;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What of an image was missed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wanted {
+    /// The image as its rule's platform policy says.
+    Whole,
+    /// One platform of an index.
+    Platform(Platform),
+    /// One manifest of an index.
+    Child(Digest),
+}
+
+impl Wanted {
+    /// The last component of the record's key. Hashed where the text could be a path (`..`).
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Whole => "whole".to_owned(),
+            Self::Platform(platform) => {
+                let digest = Digest::of(platform.to_string().as_bytes());
+                format!("platform-{}", &digest.hex()[..32])
+            }
+            Self::Child(digest) => {
+                format!("child-{}.{}", digest.algorithm().as_str(), digest.hex())
+            }
+        }
+    }
+}
+
+/// One miss. Its key is made of the job's id and of what was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissRecord {
+    pub request: HydrationRequested,
+    pub wanted: Wanted,
+    pub missed_at: Timestamp,
+}
+
+impl Store {
+    /// Keeps a miss. Telling the same miss again changes nothing, so its age is that of the first.
+    pub async fn record_miss(&self, miss: &MissRecord) -> Result<(), StoreError> {
+        let path = self.at(Key::Miss(&miss.request.id(), &miss.wanted));
+        match self.put_json(&path, miss, PutMode::Create).await {
+            Ok(()) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Everything missed of one job.
+    pub async fn misses(&self, job: &JobId) -> Result<Vec<MissRecord>, StoreError> {
+        self.records(key::misses_of(job), None).try_collect().await
+    }
+
+    /// Drops exactly these misses, because they were hydrated, given up or are obsolete.
+    pub async fn forget_misses(&self, misses: &[MissRecord]) -> Result<(), StoreError> {
+        for miss in misses {
+            self.delete(&self.at(Key::Miss(&miss.request.id(), &miss.wanted))).await?;
+        }
+        Ok(())
+    }
+
+    /// Every miss that was recorded at least `older_than` ago, by the store's clock; for the sweep.
+    pub fn all_misses(
+        &self,
+        older_than: Duration,
+    ) -> impl Stream<Item = Result<MissRecord, StoreError>> + Send + use<> {
+        self.records(key::misses(), Some(older_than)).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_wanted_is_always_one_harmless_component() {
+        let odd: Platform = "../..".parse().unwrap();
+        let digest = Digest::of(b"x");
+        for wanted in [Wanted::Whole, Wanted::Platform(odd), Wanted::Child(digest)] {
+            let key = wanted.key();
+            assert!(!key.contains('/') && !key.contains("..") && !key.contains('#'), "{key}");
+        }
+    }
+}

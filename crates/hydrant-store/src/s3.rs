@@ -1,0 +1,210 @@
+//! What only S3 has: its client, presigned URLs, and the list of open multipart uploads.
+
+use crate::{
+    error::{StoreError, classify},
+    open::S3Settings,
+};
+use jiff::Timestamp;
+use object_store::{
+    BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut},
+    client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector},
+    multipart::MultipartStore,
+    path::Path,
+    signer::{Method, SignedUrlOptions, Signer},
+};
+use std::{sync::Arc, time::Duration};
+use url::Url;
+
+/// Longest silence of the server, body included; also the time one part may take to be sent,
+/// which asks for 280 kB/s.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The client library is the one layer that retries requests to S3, within this time.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_RETRIES: usize = 6;
+/// Life of the URLs that list uploads.
+const LIST_TTL: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+pub(crate) struct S3 {
+    client: Arc<AmazonS3>,
+    /// Signs with the endpoint that clients reach.
+    signer: AmazonS3,
+    http: HttpClient,
+}
+
+/// A multipart upload that was neither completed nor aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenUpload {
+    pub key: String,
+    pub upload_id: String,
+    pub started_at: Timestamp,
+}
+
+impl S3 {
+    pub(crate) fn open(
+        bucket: &str,
+        settings: &S3Settings,
+        public_endpoint: Option<&Url>,
+    ) -> Result<Self, StoreError> {
+        let refused = |error: object_store::Error| StoreError::Refused {
+            reason: format!("S3 settings of bucket `{bucket}` are not usable: {error}"),
+        };
+        let builder = builder(bucket, settings);
+        let client = builder.clone().build().map_err(refused)?;
+        let signer = match public_endpoint {
+            None => client.clone(),
+            Some(url) => {
+                let url = url.as_str().trim_end_matches('/');
+                builder.with_endpoint(url).with_allow_http(true).build().map_err(refused)?
+            }
+        };
+        let http = ReqwestConnector::default().connect(&client_options()).map_err(refused)?;
+        Ok(Self { client: Arc::new(client), signer, http })
+    }
+
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.client) as Arc<dyn ObjectStore>
+    }
+
+    /// A URL by which anyone may GET the object until `ttl` is over.
+    pub(crate) async fn presign(&self, path: &Path, ttl: Duration) -> Result<Url, StoreError> {
+        let signed = self.signer.signed_url(Method::GET, path, ttl).await;
+        signed.map_err(|error| classify(path, error))
+    }
+
+    pub(crate) async fn abort(&self, upload: &OpenUpload) -> Result<(), StoreError> {
+        let path = Path::parse(&upload.key).map_err(|error| classify_path(&upload.key, error))?;
+        match self.client.abort_multipart(&path, &upload.upload_id).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(classify(&path, error)),
+        }
+    }
+
+    /// Every open upload below a full key.
+    pub(crate) async fn open_uploads(&self, below: &Path) -> Result<Vec<OpenUpload>, StoreError> {
+        let (mut found, mut marker) = (Vec::new(), None);
+        loop {
+            let text = self.list_page(below, marker.as_ref()).await?;
+            found.extend(elements(&text, "Upload").filter_map(parse_upload));
+            marker = next_marker(&text);
+            if marker.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// One answer of ListMultipartUploads. `object_store` has no such call, but signs any.
+    async fn list_page(&self, below: &Path, marker: Option<&Marker>) -> Result<String, StoreError> {
+        let mut query = vec![("uploads", String::new()), ("prefix", below.to_string())];
+        if let Some(marker) = marker {
+            query.push(("key-marker", marker.key.clone()));
+            query.push(("upload-id-marker", marker.upload_id.clone()));
+        }
+        let options = SignedUrlOptions::new().with_query(query);
+        let root = Path::default();
+        let url = self.client.signed_url_opts(Method::GET, &root, LIST_TTL, &options).await;
+        let url = url.map_err(|error| classify(below, error))?;
+        let unavailable = |error: String| StoreError::Unavailable {
+            key: below.to_string(),
+            cause: Arc::new(std::io::Error::other(error)),
+        };
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.uri_mut() = url.as_str().parse().expect("a signed URL is a URI");
+        let answer = self.http.execute(request).await.map_err(|e| unavailable(e.to_string()))?;
+        let status = answer.status();
+        let body = answer.into_body().bytes().await.map_err(|e| unavailable(e.to_string()))?;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status.is_success() {
+            Ok(text)
+        } else {
+            Err(unavailable(format!("listing uploads: status code: {status}")))
+        }
+    }
+}
+
+fn builder(bucket: &str, settings: &S3Settings) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::new().with_client_options(client_options());
+    for (name, value) in settings.vars() {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder.with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch).with_retry(
+        RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(5),
+                base: 2.0,
+            },
+            max_retries: MAX_RETRIES,
+            retry_timeout: RETRY_TIMEOUT,
+        },
+    )
+}
+
+/// No time-out of the whole request: it would cover bodies of any size.
+fn client_options() -> ClientOptions {
+    ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(READ_TIMEOUT)
+        .with_connect_timeout(Duration::from_secs(5))
+}
+
+fn classify_path(key: &str, error: object_store::path::Error) -> StoreError {
+    StoreError::Refused { reason: format!("key {key:?} is not one of ours: {error}") }
+}
+
+struct Marker {
+    key: String,
+    upload_id: String,
+}
+
+fn next_marker(text: &str) -> Option<Marker> {
+    let truncated = elements(text, "IsTruncated").next() == Some("true");
+    let key = elements(text, "NextKeyMarker").next().map(unescape)?;
+    let upload_id = elements(text, "NextUploadIdMarker").next().map(unescape)?;
+    (truncated && !key.is_empty()).then_some(Marker { key, upload_id })
+}
+
+fn parse_upload(text: &str) -> Option<OpenUpload> {
+    Some(OpenUpload {
+        key: elements(text, "Key").next().map(unescape)?,
+        upload_id: elements(text, "UploadId").next().map(unescape)?,
+        started_at: elements(text, "Initiated").next()?.parse().ok()?,
+    })
+}
+
+/// The contents of each `<name>…</name>`. Enough XML for an answer that has no attributes here.
+fn elements<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (_, after) = rest.split_once(&open)?;
+        let (inside, after) = after.split_once(&close)?;
+        rest = after;
+        Some(inside)
+    })
+}
+
+fn unescape(text: &str) -> String {
+    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_of_uploads_is_read() {
+        let text = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>\
+            <NextKeyMarker>b</NextKeyMarker><NextUploadIdMarker>2&amp;3</NextUploadIdMarker>\
+            <Upload><Key>a/b</Key><UploadId>1</UploadId>\
+            <Initiated>2026-11-23T12:00:00.000Z</Initiated></Upload>\
+            <Upload><Key>b</Key></Upload></ListMultipartUploadsResult>";
+        let uploads: Vec<_> = elements(text, "Upload").filter_map(parse_upload).collect();
+        assert_eq!(uploads.len(), 1);
+        assert_eq!((uploads[0].key.as_str(), uploads[0].upload_id.as_str()), ("a/b", "1"));
+        assert_eq!(next_marker(text).unwrap().upload_id, "2&3");
+    }
+}
