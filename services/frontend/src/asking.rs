@@ -1,0 +1,122 @@
+//! Asking upstreams: each thing once at a time for the whole process, and not too many things at
+//! once. What the upstream calls themselves are limited to (slots, breaker, negative answers) is
+//! the upstream client's business.
+
+use crate::{
+    coalesce::{Coalesced, Part},
+    error::{Failure, What},
+    held::Held,
+    place::{Place, Spot},
+    request::Page,
+};
+use hydrant_proto::{Digest, Reference, Tag};
+use hydrant_upstream::{Head, Priority, TagPage, UpstreamError};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+/// Longest wait for the upstream's word on a tag or manifest, before what is local is served.
+const HEAD_BUDGET: Duration = Duration::from_secs(2);
+/// Longest wait for a list of tags.
+const TAGS_BUDGET: Duration = Duration::from_secs(5);
+
+pub struct Asking {
+    heads: Coalesced<Spot<Reference>, Result<Head, Failure>>,
+    manifests: Coalesced<Spot<Reference>, Result<Arc<Held>, Failure>>,
+    blobs: Coalesced<Spot<Digest>, Result<Option<u64>, Failure>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Asking {
+    /// At most `at_once` requests of clients wait for upstreams; those beyond are turned away.
+    pub fn new(at_once: usize, tasks: &TaskTracker) -> Self {
+        Self {
+            heads: Coalesced::new(tasks.clone()),
+            manifests: Coalesced::new(tasks.clone()),
+            blobs: Coalesced::new(tasks.clone()),
+            permits: Arc::new(Semaphore::new(at_once)),
+        }
+    }
+
+    /// The right to have an upstream asked; held until the answer is through.
+    pub fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        self.permits.clone().try_acquire_owned().map_err(|_| Failure::Overloaded)
+    }
+
+    /// What a HEAD says of a manifest. Never a GET.
+    pub async fn head(&self, place: &Place, reference: &Reference) -> Result<Head, Failure> {
+        let _permit = self.permit()?;
+        let (client, reference) = (place.client.clone(), reference.clone());
+        let repository = place.route.upstream_repository.clone();
+        let key = place.spot(&reference);
+        let work = || async move {
+            let priority = Priority::Interactive;
+            let head = client.head_manifest(&repository, &reference, priority, HEAD_BUDGET).await;
+            head.map_err(|error| upstream(What::Manifest, error))
+        };
+        self.heads.get(key, work).await.0.unwrap_or(Err(Failure::Abandoned))
+    }
+
+    /// The manifest itself. `before` looks whether an earlier request has just brought it, and
+    /// `after` keeps what is brought; both run in the shared task.
+    pub async fn manifest(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        before: impl FnOnce() -> Option<Arc<Held>> + Send + 'static,
+        after: impl FnOnce(&Arc<Held>) + Send + 'static,
+    ) -> Result<(Arc<Held>, Part), Failure> {
+        let _permit = self.permit()?;
+        let (client, reference) = (place.client.clone(), reference.clone());
+        let repository = place.route.upstream_repository.clone();
+        let key = place.spot(&reference);
+        let work = || async move {
+            if let Some(held) = before() {
+                return Ok(held);
+            }
+            let fetched = client.manifest(&repository, &reference, Priority::Interactive).await;
+            let held = Arc::new(Held::from(fetched.map_err(|e| upstream(What::Manifest, e))?));
+            after(&held);
+            Ok(held)
+        };
+        let (outcome, part) = self.manifests.get(key, work).await;
+        outcome.unwrap_or(Err(Failure::Abandoned)).map(|held| (held, part))
+    }
+
+    /// The size of a blob, if the place's upstream repository has it.
+    pub async fn blob(&self, place: &Place, digest: &Digest) -> Result<Option<u64>, Failure> {
+        let (client, digest) = (place.client.clone(), digest.clone());
+        let repository = place.route.upstream_repository.clone();
+        let key = place.spot(&digest);
+        let work = || async move {
+            let head = client.head_blob(&repository, &digest, Priority::Interactive).await;
+            head.map_err(|error| upstream(What::Blob, error))
+        };
+        self.blobs.get(key, work).await.0.unwrap_or(Err(Failure::Abandoned))
+    }
+
+    /// A page of the upstream's tags, if it comes soon.
+    pub async fn tags(&self, place: &Place, page: &Page<Tag>) -> Result<TagPage, Failure> {
+        let _permit = self.permit()?;
+        let repository = &place.route.upstream_repository;
+        let (n, last) = (u32::try_from(page.n).ok(), page.last.as_ref().map(Tag::as_str));
+        let asked = place.client.tags(repository, n, last, Priority::Interactive);
+        let found = tokio::time::timeout(TAGS_BUDGET, asked).await.unwrap_or_else(|_| {
+            Err(UpstreamError::Down {
+                upstream: place.route.upstream.name.to_string(),
+                what: format!("the tags of {repository}"),
+                detail: format!("no answer within {TAGS_BUDGET:?}"),
+            })
+        });
+        found.map_err(|error| upstream(What::Repository, error))
+    }
+}
+
+fn upstream(what: What, error: UpstreamError) -> Failure {
+    Failure::Upstream { what, error }
+}
+
+/// A tag as a reference.
+pub fn by_tag(tag: &Tag) -> Reference {
+    Reference::Tag(tag.clone())
+}

@@ -1,0 +1,82 @@
+//! Response bodies: nothing, bytes, or a stream that may break, with the record of the answer that
+//! is written when the last of it has gone out, or the client has.
+
+use crate::record::Record;
+use bytes::Bytes;
+use futures::Stream;
+use http_body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+/// The body broke before its end. The connection is cut, so that the client cannot take what it
+/// has for the whole.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("content broke off: {0}")]
+pub struct Broken(pub String);
+
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
+
+pub enum Content {
+    Empty,
+    Bytes(Bytes),
+    Stream(ByteStream),
+}
+
+pub struct Body {
+    content: Content,
+    record: Record,
+}
+
+impl Body {
+    pub fn new(content: Content, record: Record) -> Self {
+        Self { content, record }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let next = match &mut self.content {
+            Content::Empty => None,
+            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
+        };
+        if !matches!((&self.content, &next), (Content::Stream(_), Some(Ok(_)))) {
+            self.content = Content::Empty;
+        }
+        Poll::Ready(match next {
+            Some(Ok(bytes)) => {
+                self.record.sent(bytes.len());
+                Some(Ok(Frame::data(bytes)))
+            }
+            Some(Err(broken)) => {
+                self.record.broke();
+                Some(Err(broken))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Bytes(bytes) => bytes.is_empty(),
+            Content::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Lists: tags, the catalog, referrers.
+//!
+//! Tags are those of the upstream and the local ones together, in byte order, while the upstream
+//! answers within a short budget: a cache that hides what could be pulled through it would be of
+//! little use, and pushed tags exist only here. While it does not answer, the local ones are
+//! listed, marked stale. The catalog and referrers are of what is local.
+
+use crate::{
+    answer::Answer, asking::Asking, error::Failure, manifest::certain, place::Place, request::Page,
+};
+use http::StatusCode;
+use hydrant_proto::{Digest, MediaType, RepositoryName, Tag};
+use hydrant_rules::Table;
+use hydrant_store::Store;
+use serde_json::json;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// What lists are made from.
+pub struct Lists {
+    pub store: Store,
+    pub asking: Arc<Asking>,
+}
+
+/// Names in byte order, after `last` of the page asked for.
+struct Listed {
+    names: BTreeSet<Tag>,
+    more: bool,
+}
+
+impl Lists {
+    /// `name` is the repository as the client spells it, `place` where that leads.
+    pub async fn tags(
+        &self,
+        place: &Place,
+        name: &RepositoryName,
+        page: &Page<Tag>,
+    ) -> Result<Answer, Failure> {
+        let n = page.n;
+        if n == 0 {
+            return Ok(tag_list(name, &[]));
+        }
+        let (local, upstream) =
+            tokio::join!(self.local_tags(place, page), self.asking.tags(place, page));
+        let (mut listed, stale) = match (local, upstream) {
+            (Ok(local), Ok(upstream)) => (local.and(upstream.into()), None),
+            (Err(_), Ok(upstream)) => (upstream.into(), None),
+            (Ok(local), Err(failure)) if local.names.is_empty() && page.last.is_none() => {
+                return Err(failure);
+            }
+            (Ok(local), Err(failure)) if failure.is_unknown() => (local, None),
+            (Ok(local), Err(failure)) => (local, Some(failure)),
+            (Err(storage), Err(failure)) => return Err(certain(failure, Some(storage))),
+        };
+        listed.after(page.last.as_ref());
+        let (names, more) = listed.cut(n);
+        let mut answer = tag_list(name, &names);
+        if let (true, Some(last)) = (more, names.last()) {
+            answer = answer.followed_by(&format!("/v2/{name}/tags/list?n={n}&last={last}"));
+        }
+        Ok(match stale {
+            Some(failure) => answer.stale(&failure),
+            None => answer,
+        })
+    }
+
+    async fn local_tags(&self, place: &Place, page: &Page<Tag>) -> Result<Listed, Failure> {
+        let found = self.store.tags(place.repository(), page.last.as_ref(), page.n).await?;
+        Ok(Listed { names: found.items.into_iter().collect(), more: found.more })
+    }
+
+    /// Local repositories that a rule leads to; the others are as if they were not there.
+    pub async fn catalog(
+        &self,
+        table: &Table,
+        page: &Page<RepositoryName>,
+    ) -> Result<Answer, Failure> {
+        let n = page.n;
+        if n == 0 {
+            return Ok(Answer::json(&json!({ "repositories": [] })));
+        }
+        let mut found = self.store.repositories(page.last.as_ref(), n).await?;
+        let next = found.items.last().filter(|_| found.more).cloned();
+        found.items.retain(|name| table.route(name).is_some());
+        let answer = Answer::json(&json!({ "repositories": found.items }));
+        Ok(match next {
+            Some(last) => answer.followed_by(&format!("/v2/_catalog?n={n}&last={last}")),
+            None => answer,
+        })
+    }
+
+    /// An index of the local manifests that refer to `digest`; empty when there are none, as the
+    /// distribution spec has it.
+    pub async fn referrers(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let mut found = self.store.referrers(place.repository(), digest).await?;
+        if let Some(wanted) = artifact_type {
+            found.retain(|referrer| referrer.artifact_type.as_deref() == Some(wanted));
+        }
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": MediaType::OciIndex,
+            "manifests": found,
+        });
+        let answer = Answer::document(StatusCode::OK, MediaType::OciIndex.as_str(), &index);
+        Ok(if artifact_type.is_some() { answer.filtered_by_artifact_type() } else { answer })
+    }
+}
+
+impl Listed {
+    fn and(mut self, other: Self) -> Self {
+        // What is past the end of a page that has more may be missing in it: the next page's.
+        let ends = [(&self, self.more), (&other, other.more)];
+        let end =
+            ends.into_iter().filter_map(|(listed, more)| listed.names.last().filter(|_| more));
+        let end = end.min().cloned();
+        self.names.extend(other.names);
+        let before = self.names.len();
+        if let Some(end) = end {
+            self.names.retain(|name| *name <= end);
+        }
+        self.more |= other.more || self.names.len() < before;
+        self
+    }
+
+    fn after(&mut self, last: Option<&Tag>) {
+        if let Some(last) = last {
+            self.names.retain(|name| name > last);
+        }
+    }
+
+    fn cut(self, n: usize) -> (Vec<Tag>, bool) {
+        let more = self.more || self.names.len() > n;
+        (self.names.into_iter().take(n).collect(), more)
+    }
+}
+
+impl From<hydrant_upstream::TagPage> for Listed {
+    fn from(page: hydrant_upstream::TagPage) -> Self {
+        Self { names: page.tags.into_iter().collect(), more: page.more }
+    }
+}
+
+fn tag_list(name: &RepositoryName, tags: &[Tag]) -> Answer {
+    Answer::json(&json!({ "name": name, "tags": tags }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(names: &[&str], more: bool) -> Listed {
+        Listed { names: names.iter().map(|name| name.parse().unwrap()).collect(), more }
+    }
+
+    #[test]
+    fn two_pages_make_one_without_a_gap() {
+        for (local, upstream, n, expected, more) in [
+            (listed(&["b"], false), listed(&["a", "c"], false), 9, vec!["a", "b", "c"], false),
+            (listed(&["b"], false), listed(&["a", "c"], false), 2, vec!["a", "b"], true),
+            // The upstream has more after `c`, so `x` may not come yet.
+            (listed(&["b", "x"], false), listed(&["a", "c"], true), 9, vec!["a", "b", "c"], true),
+            (listed(&["b"], true), listed(&["a", "c"], false), 9, vec!["a", "b"], true),
+            (listed(&[], false), listed(&[], false), 9, vec![], false),
+        ] {
+            let (names, has_more) = local.and(upstream).cut(n);
+            let names: Vec<_> = names.iter().map(Tag::as_str).collect();
+            assert_eq!((names, has_more), (expected, more));
+        }
+    }
+}

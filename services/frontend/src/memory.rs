@@ -1,0 +1,164 @@
+//! What one frontend remembers, all of it bounded and none of it needed: verified manifests, tag
+//! records read a moment ago, upstream observations younger than the record, blobs known to be
+//! here, and blobs the upstream confirmed for a repository.
+
+use crate::{held::Held, place::Spot};
+use hydrant_proto::{Digest, MediaType, RepositoryName, Tag};
+use hydrant_store::{TagRecord, Version};
+use hydrant_upstream::Head;
+use jiff::Timestamp;
+use moka::sync::Cache;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Bytes of manifests.
+const MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
+/// Entries of each of the other caches.
+const ENTRIES: u64 = 50_000;
+/// How long a manifest or blob that is local is taken to be so. Damage and deletions are seen when
+/// it is read, or after this.
+const LOCAL_FOR: Duration = Duration::from_secs(5 * 60);
+/// How long an observation outlives its freshness window, so that a tag never goes back while the
+/// hydration of what was observed is under way.
+const OBSERVED_FOR: Duration = Duration::from_secs(60 * 60);
+/// How long a tag record is used without reading it again while the bus tells of changes, and
+/// while it does not.
+const RECORD_FOR: Duration = Duration::from_secs(10);
+const RECORD_FOR_WITHOUT_BUS: Duration = Duration::from_secs(1);
+/// How long the upstream's word that a repository has a blob counts.
+const ENTITLED_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// How long a blob the upstream does not have is not asked for again.
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+
+pub struct Memory {
+    manifests: Cache<Spot<Digest>, Remembered>,
+    records: Cache<(RepositoryName, Tag), Arc<Seen>>,
+    observed: Cache<Spot<Tag>, Arc<Observation>>,
+    /// Size in bytes of blobs that are stored and linked in the repository.
+    pub blobs: Cache<Spot<Digest>, u64>,
+    /// Size in bytes of blobs that the rule's upstream says its repository has.
+    pub entitled: Cache<Spot<Digest>, u64>,
+    /// Blobs that the rule's upstream says its repository does not have.
+    pub absent: Cache<Spot<Digest>, ()>,
+}
+
+/// A manifest that is remembered.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    pub held: Arc<Held>,
+    /// Whether it is visible in storage; else it was relayed and its hydration is under way.
+    pub is_local: bool,
+}
+
+/// A tag record as it was read from storage.
+#[derive(Debug)]
+pub struct Seen {
+    pub record: TagRecord,
+    pub version: Version,
+    pub read_at: Instant,
+}
+
+/// What the upstream was last heard to name by a tag, when storage does not say the same.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    pub digest: Digest,
+    pub media_type: Option<MediaType>,
+    pub size: Option<u64>,
+    pub at: Timestamp,
+    /// Whether its manifest went out to a client, so that nothing older may any more.
+    pub is_served: bool,
+}
+
+impl Seen {
+    pub fn now(record: TagRecord, version: Version) -> Self {
+        Self { record, version, read_at: Instant::now() }
+    }
+}
+
+impl Observation {
+    /// Heard of by HEAD.
+    pub fn heard(digest: Digest, head: &Head) -> Self {
+        let (media_type, size, at) = (head.media_type, head.size, Timestamp::now());
+        Self { digest, media_type, size, at, is_served: false }
+    }
+
+    /// The manifest itself was had, of which the upstream said `at` that the tag names it.
+    pub fn of(held: &Held, at: Timestamp) -> Self {
+        let (media_type, size) = (Some(held.media_type), Some(held.bytes.len() as u64));
+        let digest = held.digest.clone();
+        Self { digest, media_type, size, at, is_served: true }
+    }
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self {
+            manifests: Cache::builder()
+                .max_capacity(MANIFEST_BYTES)
+                .weigher(|_, remembered: &Remembered| remembered.held.weight())
+                .time_to_live(LOCAL_FOR)
+                .build(),
+            records: bounded(RECORD_FOR),
+            observed: bounded(OBSERVED_FOR),
+            blobs: bounded(LOCAL_FOR),
+            entitled: bounded(ENTITLED_FOR),
+            absent: bounded(ABSENT_FOR),
+        }
+    }
+
+    pub fn manifest(&self, spot: &Spot<Digest>) -> Option<Remembered> {
+        self.manifests.get(spot)
+    }
+
+    pub fn keep_manifest(&self, spot: Spot<Digest>, held: Arc<Held>, is_local: bool) {
+        self.manifests.insert(spot, Remembered { held, is_local });
+    }
+
+    /// A tag record that was read no longer ago than is safe. `hears` says whether the bus tells of
+    /// changes.
+    pub fn record(&self, repository: &RepositoryName, tag: &Tag, hears: bool) -> Option<Arc<Seen>> {
+        let safe = if hears { RECORD_FOR } else { RECORD_FOR_WITHOUT_BUS };
+        let seen = self.records.get(&(repository.clone(), tag.clone()))?;
+        (seen.read_at.elapsed() < safe).then_some(seen)
+    }
+
+    pub fn keep_record(&self, repository: &RepositoryName, tag: &Tag, seen: Arc<Seen>) {
+        self.records.insert((repository.clone(), tag.clone()), seen);
+    }
+
+    /// What the upstream was last heard to name by a tag.
+    pub fn observation(&self, spot: &Spot<Tag>) -> Option<Arc<Observation>> {
+        self.observed.get(spot)
+    }
+
+    /// Notes what the upstream names by a tag. What was only heard of does not take the place of
+    /// another manifest that clients have got already: the way back to it would be lost.
+    pub fn observe(&self, spot: Spot<Tag>, observation: Observation) {
+        let keeps = |held: &Observation| held.is_served && held.digest != observation.digest;
+        let held = self.observed.get(&spot).filter(|_| !observation.is_served);
+        if held.is_none_or(|held| !keeps(&held)) {
+            self.observed.insert(spot, Arc::new(observation));
+        }
+    }
+
+    /// Something happened to a tag: it is read again when next asked for.
+    pub fn forget_record(&self, repository: &RepositoryName, tag: &Tag) {
+        self.records.invalidate(&(repository.clone(), tag.clone()));
+    }
+
+    /// Events may have been missed.
+    pub fn forget_records(&self) {
+        self.records.invalidate_all();
+    }
+}
+
+fn bounded<K, V>(ttl: Duration) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(ENTRIES).time_to_live(ttl).build()
+}

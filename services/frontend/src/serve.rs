@@ -1,0 +1,223 @@
+//! One request, from its first line to its answer: parsed, routed, handed to the room it belongs
+//! to, and answered with the headers every answer has.
+
+use crate::{
+    answer::Answer,
+    blob::Blobs,
+    body::Body,
+    error::{Audience, Failure},
+    list::Lists,
+    place::{self, Place},
+    record::{Pulled, Record},
+    request::{Ask, Read, Rejected, Request},
+    tag::Tags,
+};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, Version,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
+};
+use hydrant_boot::ResourceFeed;
+use hydrant_proto::{Reference, RepositoryName};
+use hydrant_rules::Name;
+use hydrant_telemetry::{metrics::PullKind, propagation};
+use hydrant_upstream::Upstreams;
+use tracing::{Instrument, Span};
+use ulid::Ulid;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-hydrant-request-id");
+const RULE: HeaderName = HeaderName::from_static("x-hydrant-rule");
+/// The endpoint of a request that names none.
+const NO_ENDPOINT: &str = "other";
+
+/// Everything a request may need.
+pub struct Server {
+    pub feed: ResourceFeed,
+    pub upstreams: Upstreams,
+    pub tags: Tags,
+    pub blobs: Blobs,
+    pub lists: Lists,
+}
+
+/// Who asked, and under which rule, as far as that is known.
+struct Caller {
+    audience: Audience,
+    rule: Option<Name>,
+}
+
+impl Server {
+    pub async fn serve(&self, parts: &Parts) -> Response<Body> {
+        let request = parse(parts);
+        let endpoint = request.as_ref().map_or(NO_ENDPOINT, |request| request.ask.endpoint());
+        let mut record = Record::begin(method(&parts.method), endpoint);
+        let span = span(parts, endpoint, &request);
+        let answered = async {
+            let mut answer = self.answered(request, &parts.headers).await;
+            answer.set_text(REQUEST_ID, &request_id());
+            answer
+        };
+        let mut answer = answered.instrument(span.clone()).await;
+        if has_body(&parts.headers) && parts.version < Version::HTTP_2 {
+            answer.set(CONNECTION, HeaderValue::from_static("close"));
+        }
+        span.record("http.response.status_code", answer.status.as_u16());
+        record.answered(answer.status.as_u16(), answer.pulled, span);
+        record.holding(answer.permit.take());
+        let mut response = Response::new(Body::new(answer.content, record));
+        (*response.status_mut(), *response.headers_mut()) = (answer.status, answer.headers);
+        response
+    }
+
+    async fn answered(&self, request: Result<Request, Rejected>, headers: &HeaderMap) -> Answer {
+        let mut caller = Caller { audience: Audience::Direct, rule: None };
+        let (read, kind) = request
+            .as_ref()
+            .map_or((Read::Get, None), |request| (request.method, kind(&request.ask)));
+        let outcome = match &request {
+            Ok(request) => self.answer(request, headers, &mut caller).await,
+            Err(rejected) => Err(Failure::Rejected(*rejected)),
+        };
+        let mut answer = outcome.unwrap_or_else(|failure| {
+            failure.log();
+            let mut answer = Answer::failed(&failure, &failure.said(caller.audience));
+            answer.pulled = kind.map(|kind| Pulled::failed(kind, &failure));
+            answer
+        });
+        if let Some(rule) = &caller.rule {
+            answer.set_text(RULE, rule.as_str());
+        }
+        answer.finish(read, headers)
+    }
+
+    async fn answer(
+        &self,
+        request: &Request,
+        headers: &HeaderMap,
+        caller: &mut Caller,
+    ) -> Result<Answer, Failure> {
+        let read = request.method;
+        match &request.ask {
+            Ask::Base => Ok(Answer::json(&serde_json::json!({}))),
+            Ask::Catalog { page } => self.lists.catalog(&self.feed.current(), page).await,
+            Ask::Manifest { name, reference } => {
+                let place = self.place(request, name, caller)?;
+                match reference {
+                    Reference::Tag(tag) => self.tags.by_tag(&place, tag, read).await,
+                    Reference::Digest(digest) => {
+                        self.tags.manifests.by_digest(&place, digest, read).await
+                    }
+                }
+            }
+            Ask::Blob { name, digest } => {
+                let place = self.place(request, name, caller)?;
+                self.blobs.answer(&place, digest, read, headers).await
+            }
+            Ask::Tags { name, page } => {
+                let place = self.place(request, name, caller)?;
+                self.lists.tags(&place, name, page).await
+            }
+            Ask::Referrers { name, digest, artifact_type } => {
+                let place = self.place(request, name, caller)?;
+                self.lists.referrers(&place, digest, artifact_type.as_deref()).await
+            }
+        }
+    }
+
+    fn place(
+        &self,
+        request: &Request,
+        name: &RepositoryName,
+        caller: &mut Caller,
+    ) -> Result<Place, Failure> {
+        if request.namespace.is_some() {
+            caller.audience = Audience::Mirror;
+        }
+        let (route, audience) = place::route(&self.feed.current(), request, name)?;
+        *caller = Caller { audience, rule: Some(route.rule.name.clone()) };
+        Place::of(route, &self.upstreams)
+    }
+}
+
+/// A read has no body; one that comes all the same, or whose length is told in two ways, is
+/// refused, because somebody on the way may see two requests where we see one.
+fn parse(parts: &Parts) -> Result<Request, Rejected> {
+    let request = Request::parse(&parts.method, &parts.uri)?;
+    if has_body(&parts.headers) { Err(Rejected::Body) } else { Ok(request) }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0")
+}
+
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        // OpenTelemetry semantic conventions, "http.request.method".
+        _ => "_OTHER",
+    }
+}
+
+const fn kind(ask: &Ask) -> Option<PullKind> {
+    match ask {
+        Ask::Manifest { .. } => Some(PullKind::Manifest),
+        Ask::Blob { .. } => Some(PullKind::Blob),
+        Ask::Base | Ask::Tags { .. } | Ask::Catalog { .. } | Ask::Referrers { .. } => None,
+    }
+}
+
+/// The span of a request, continuing the client's trace.
+fn span(parts: &Parts, endpoint: &'static str, request: &Result<Request, Rejected>) -> Span {
+    let span = tracing::info_span!(
+        "pull",
+        otel.name = format!("{} {endpoint}", method(&parts.method)),
+        otel.kind = "server",
+        http.request.method = method(&parts.method),
+        http.route = endpoint,
+        http.response.status_code = tracing::field::Empty,
+        image.repository = tracing::field::Empty,
+    );
+    let header = |name: &str| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
+    propagation::set_parent(&span, header);
+    if let Some(name) = request.as_ref().ok().and_then(|request| request.ask.repository()) {
+        span.record("image.repository", name.as_str());
+    }
+    span
+}
+
+/// The trace's id, so that an answer is found in traces and logs; else one of our own.
+fn request_id() -> String {
+    propagation::current_trace_id().unwrap_or_else(|| Ulid::new().to_string().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(headers: &[(HeaderName, &str)]) -> Parts {
+        let mut request = http::Request::get("/v2/");
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_read_with_a_body_is_refused() {
+        assert!(parse(&parts(&[])).is_ok());
+        assert!(parse(&parts(&[(CONTENT_LENGTH, "0")])).is_ok());
+        for headers in [
+            &[(CONTENT_LENGTH, "5")][..],
+            &[(CONTENT_LENGTH, "0"), (CONTENT_LENGTH, "5")],
+            &[(TRANSFER_ENCODING, "chunked")],
+            &[(CONTENT_LENGTH, "0"), (TRANSFER_ENCODING, "chunked")],
+        ] {
+            assert_eq!(parse(&parts(headers)), Err(Rejected::Body));
+        }
+    }
+}
