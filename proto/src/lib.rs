@@ -5,6 +5,7 @@
 //! that type, so no callee checks it again.
 
 pub mod class;
+pub mod cloudevent;
 pub mod codec;
 pub mod digest;
 pub mod event;
