@@ -10,6 +10,7 @@ use crate::{
     directory::Directory,
     error::{StoreError, classify},
     object::{Object, timed, to_json},
+    tag::Owner,
 };
 use bytes::Bytes;
 use hydrant_proto::Digest;
@@ -30,6 +31,8 @@ const MAX_BYTES: u64 = 1024 * 1024;
 pub struct Version {
     pub(crate) stamp: Stamp,
     pub(crate) seq: u64,
+    /// What the tag named, and for whom; `None` when there was no record.
+    pub(crate) names: Option<(Owner, Digest, bool)>,
 }
 
 impl Version {

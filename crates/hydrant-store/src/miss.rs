@@ -14,6 +14,8 @@ use std::time::Duration;
 pub enum Wanted {
     /// The image as its rule's platform policy says.
     Whole,
+    /// Every platform of an index.
+    All,
     /// One platform of an index.
     Platform(Platform),
     /// One manifest of an index.
@@ -25,6 +27,7 @@ impl Wanted {
     pub(crate) fn key(&self) -> String {
         match self {
             Self::Whole => "whole".to_owned(),
+            Self::All => "all".to_owned(),
             Self::Platform(platform) => {
                 let digest = Digest::of(platform.to_string().as_bytes());
                 format!("platform-{}", &digest.hex()[..32])
@@ -84,7 +87,7 @@ mod tests {
     fn what_was_wanted_is_always_one_harmless_component() {
         let odd: Platform = "../..".parse().unwrap();
         let digest = Digest::of(b"x");
-        for wanted in [Wanted::Whole, Wanted::Platform(odd), Wanted::Child(digest)] {
+        for wanted in [Wanted::Whole, Wanted::All, Wanted::Platform(odd), Wanted::Child(digest)] {
             let key = wanted.key();
             assert!(!key.contains('/') && !key.contains("..") && !key.contains('#'), "{key}");
         }

@@ -41,7 +41,8 @@ pub struct TagRecord {
     pub media_type: MediaType,
     /// Bytes of the manifest itself.
     pub size: u64,
-    /// One more than that of the record it replaced; set by [`Store::put_tag`].
+    /// Raised by one when owner, digest or deletion change, so a mere confirmation keeps it; set by
+    /// [`Store::put_tag`].
     pub seq: u64,
     /// When the upstream was first seen to say this digest.
     pub observed_at: Timestamp,
@@ -57,6 +58,16 @@ pub struct TagRecord {
     pub deleted: bool,
 }
 
+impl TagRecord {
+    fn names(&self) -> Option<(Owner, Digest, bool)> {
+        Some((self.owner, self.digest.clone(), self.deleted))
+    }
+
+    fn version(&self, stamp: Stamp) -> Version {
+        Version { stamp, seq: self.seq, names: self.names() }
+    }
+}
+
 impl Store {
     /// The record of a tag, tombstones included, and the version to write against. A tag that a
     /// stock registry wrote is adopted: it counts as pushed.
@@ -67,7 +78,7 @@ impl Store {
     ) -> Result<Option<(TagRecord, Version)>, StoreError> {
         match self.get_json::<TagRecord>(&self.at(Key::TagRecord(repository, tag))).await? {
             Some((record, stamp)) => {
-                let version = Version { stamp, seq: record.seq };
+                let version = record.version(stamp);
                 Ok(Some((record, version)))
             }
             None => self.adopt(repository, tag).await,
@@ -91,12 +102,13 @@ impl Store {
             // Adopted while the caller believed that there was nothing.
             return Err(StoreError::Conflict { key: path.to_string() });
         }
-        let expected = expected.unwrap_or(Version { stamp: Stamp::Absent, seq: 0 });
-        record.seq = expected.seq + 1;
+        let absent = Version { stamp: Stamp::Absent, seq: 0, names: None };
+        let expected = expected.unwrap_or(absent);
+        record.seq = expected.seq + u64::from(expected.names != record.names());
         record.nonce = Ulid::new().to_string();
         let stamp = self.compare_and_set_json(&path, &record, &expected.stamp).await?;
         self.mend_tag_links(repository, tag).await?;
-        Ok(Version { stamp, seq: record.seq })
+        Ok(record.version(stamp))
     }
 
     /// Makes the links of a stock registry say what the record says. [`Store::put_tag`] does it;
@@ -177,7 +189,8 @@ impl Store {
         let Some(record) = self.adopted(&link).await? else {
             return Ok(None);
         };
-        Ok(Some((record, Version { stamp: Stamp::Absent, seq: 0 })))
+        let version = record.version(Stamp::Absent);
+        Ok(Some((record, version)))
     }
 
     async fn adopted(&self, link: &Object) -> Result<Option<TagRecord>, StoreError> {

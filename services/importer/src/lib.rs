@@ -1,1 +1,56 @@
 //! The import worker: a job from the queue made durable in storage.
+//!
+//! `import.rs` is the recipe of one attempt; `worker.rs` decides what becomes of the job
+//! afterwards; `lanes.rs` runs one consume loop per upstream; `sweep.rs` brings lost work back.
+
+mod announce;
+mod blobs;
+mod closure;
+mod error;
+mod failpoint;
+mod import;
+mod lanes;
+mod platform;
+mod progress;
+mod standing;
+mod sweep;
+mod worker;
+
+pub use sweep::SweepTimes;
+
+use hydrant_boot::{Context, Schedule};
+use hydrant_flight::Flights;
+use hydrant_upstream::Upstreams;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use worker::Worker;
+
+/// Jobs of one upstream under way at once in one process.
+const SLOTS: usize = 8;
+/// Delays between attempts of a job that failed.
+const SCHEDULE: Schedule = Schedule::doubling(Duration::from_secs(2), Duration::from_secs(300));
+
+/// Works on jobs until `shutdown`, then finishes those under way within the drain deadline.
+pub async fn run(
+    context: Context,
+    flights: Flights,
+    upstreams: Upstreams,
+    sweep: SweepTimes,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let drain = context.settings.drain_deadline.0;
+    let worker = Worker {
+        bus: context.bus,
+        store: context.store,
+        flights,
+        upstreams,
+        feed: context.feed,
+        schedule: SCHEDULE,
+    };
+    let pace = lanes::Pace { slots: SLOTS, drain };
+    tokio::join!(
+        lanes::run(worker.clone(), pace, shutdown.clone()),
+        sweep::sweep_regularly(worker, sweep, shutdown),
+    );
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! What can go wrong with a job, and the one table that says what becomes of it then.
+
+use hydrant_bus::BusError;
+use hydrant_flight::FlightError;
+use hydrant_proto::{FailureClass, InvalidManifest};
+use hydrant_store::StoreError;
+use hydrant_upstream::UpstreamError;
+use std::time::Duration;
+
+/// Attempts after which a job whose cause may pass is given up. With the schedule of
+/// [`crate::verdict`] that is about half an hour.
+const ATTEMPTS: u32 = 12;
+/// Attempts for causes that hardly ever pass by themselves.
+const FEW_ATTEMPTS: u32 = 3;
+
+/// Why an attempt at a job did not make the image durable.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The rule is gone, has changed, or the tag is the customer's own: nothing is to be done.
+    #[error("obsolete: {0}")]
+    Obsolete(&'static str),
+    #[error("ask the upstream: {0}")]
+    Upstream(#[from] UpstreamError),
+    #[error("fetch a blob: {0}")]
+    Flight(#[from] FlightError),
+    #[error("storage: {0}")]
+    Store(#[from] StoreError),
+    /// The upstream's documents are not what they have to be.
+    #[error("manifest {digest}: {problem}")]
+    Manifest { digest: String, problem: InvalidManifest },
+    /// A limit of the closure is exceeded, or its parts do not fit each other.
+    #[error("{0}")]
+    Closure(String),
+    /// The rule or the request names platforms that the index does not have.
+    #[error("the index has no {0}")]
+    NoPlatform(String),
+    /// Somebody else moved the tag meanwhile; observe again.
+    #[error("the tag was changed by another writer")]
+    Raced,
+    /// Bytes hardly move; the worker is needed elsewhere while the flight goes on.
+    #[error("no progress for {0:?}")]
+    Stalled(Duration),
+    /// Everything is durable, but the bus did not confirm the event.
+    #[error("announce: {0}")]
+    Announce(#[from] BusError),
+}
+
+/// What to do about a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Drop the job.
+    Obsolete,
+    /// Try again after this time; no attempt was burned.
+    Wait(Duration),
+    /// Try again by the schedule, up to so many attempts in all.
+    Retry { attempts: u32 },
+    /// It will not get better by itself.
+    DeadLetter,
+}
+
+impl ImportError {
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Obsolete(_) => FailureClass::Unknown,
+            Self::Upstream(error) => error.class(),
+            Self::Flight(error) => error.class(),
+            Self::Store(error) => error.class(),
+            Self::Raced | Self::Announce(_) => FailureClass::Storage,
+            Self::Manifest { problem: InvalidManifest::Schema1, .. } => FailureClass::Unsupported,
+            Self::Manifest { .. } | Self::Closure(_) => FailureClass::Integrity,
+            Self::NoPlatform(_) => FailureClass::Unknown,
+            Self::Stalled(_) => FailureClass::UpstreamDown,
+        }
+    }
+
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Obsolete(_) => Remedy::Obsolete,
+            Self::Raced => Remedy::Wait(Duration::from_millis(200)),
+            Self::Announce(_) => Remedy::Wait(Duration::from_secs(5)),
+            Self::Stalled(_) => Remedy::Wait(Duration::from_secs(30)),
+            Self::Manifest { .. } | Self::Closure(_) => Remedy::Retry { attempts: FEW_ATTEMPTS },
+            Self::NoPlatform(_) => Remedy::DeadLetter,
+            Self::Upstream(error) => by_class(error.class(), error.retry_after()),
+            Self::Flight(FlightError::Stopping) => Remedy::Wait(Duration::ZERO),
+            Self::Flight(FlightError::NoSpool(_)) => Remedy::Wait(Duration::from_secs(15)),
+            Self::Flight(error) => by_class(error.class(), error.retry_after()),
+            // Storage is needed for everything; a job is not given up because it is away.
+            Self::Store(_) => Remedy::Wait(Duration::from_secs(5)),
+        }
+    }
+}
+
+fn by_class(class: FailureClass, retry_after: Option<Duration>) -> Remedy {
+    match class {
+        FailureClass::Unknown | FailureClass::Denied | FailureClass::Unsupported => {
+            Remedy::DeadLetter
+        }
+        FailureClass::UpstreamAuth | FailureClass::Integrity => {
+            Remedy::Retry { attempts: FEW_ATTEMPTS }
+        }
+        FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
+            Remedy::Wait(retry_after.unwrap_or(Duration::from_secs(10)))
+        }
+        FailureClass::UpstreamDown => Remedy::Retry { attempts: ATTEMPTS },
+        FailureClass::Storage => Remedy::Wait(Duration::from_secs(5)),
+    }
+}

@@ -1,0 +1,130 @@
+//! One attempt at a job, as a recipe: a line per step.
+
+use crate::{
+    announce::announce,
+    blobs::Blobs,
+    closure::{Closure, Manifests, Node, walk},
+    error::ImportError,
+    failpoint::{Step, reached},
+    platform::Selection,
+    progress::Progress,
+    standing::Standing,
+    worker::Worker,
+};
+use hydrant_proto::{HydrationRequested, Lane, Reference};
+use hydrant_rules::Route;
+use hydrant_store::{CompletionRecord, MissRecord};
+use hydrant_upstream::{Client, Priority};
+use std::sync::Arc;
+
+/// Rounds in which new wishes are taken up before the rest is left to the next job.
+const ROUNDS: u32 = 8;
+
+/// Makes what the job names durable. Wishes that clients add meanwhile are met too: their job was
+/// refused as already queued, so they are found in the miss log only.
+pub(crate) async fn import(
+    worker: &Worker,
+    request: &HydrationRequested,
+    progress: &Progress,
+) -> Result<(), ImportError> {
+    let route = fence(worker, request)?;
+    let client = worker.upstreams.get(&route.upstream, route.credential.as_deref())?;
+    reached(Step::Claimed);
+    for _ in 0..ROUNDS {
+        let misses = worker.store.misses(&request.id()).await?;
+        hydrate(worker, &route, &client, request, &misses, progress).await?;
+        worker.store.forget_misses(&misses).await?;
+        reached(Step::Forgotten);
+        if worker.store.misses(&request.id()).await?.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The route the job was made for, if that is still the route of its repository.
+fn fence(worker: &Worker, request: &HydrationRequested) -> Result<Route, ImportError> {
+    let table = worker.table();
+    let route = table
+        .route(&request.repository)
+        .ok_or(ImportError::Obsolete("no rule covers the repository any more"))?;
+    if route.rule.name.as_str() != request.rule || route.generation.as_str() != request.generation {
+        return Err(ImportError::Obsolete("the rule has changed since"));
+    }
+    Ok(route)
+}
+
+async fn hydrate(
+    worker: &Worker,
+    route: &Route,
+    client: &Arc<Client>,
+    request: &HydrationRequested,
+    misses: &[MissRecord],
+    progress: &Progress,
+) -> Result<(), ImportError> {
+    let (store, priority) = (&worker.store, priority(request.lane));
+    let manifests = Manifests { store, client, route, priority };
+    let blobs = Blobs { store, flights: &worker.flights, client, route, priority, progress };
+
+    let standing = Standing::read(store, &route.repository, request).await?;
+    let root = resolve(&manifests, &request.reference).await?;
+    reached(Step::Resolved);
+    let selection = select(route, request, misses, standing.completion());
+    let closure = walk(&manifests, root, &selection).await?;
+    progress.closure(&closure).await;
+    blobs.settle(closure.blobs.values().cloned()).await?;
+    reached(Step::BlobsDurable);
+    commit(worker, route, &closure).await?;
+    reached(Step::ManifestsDurable);
+    let tag = standing.point(store, route, &manifests, closure.root()).await?;
+    reached(Step::TagPointed);
+    let completion = standing.complete(store, route, &closure).await?;
+    reached(Step::Completed);
+    if completion.is_new || !misses.is_empty() {
+        announce(&worker.bus, &completion.record, tag.as_ref()).await?;
+    }
+    reached(Step::Announced);
+    Ok(())
+}
+
+/// What the reference names at the upstream. A tag is observed by HEAD, and its manifest taken from
+/// where a frontend staged it; only what is nowhere yet is a GET.
+async fn resolve(manifests: &Manifests<'_>, reference: &Reference) -> Result<Node, ImportError> {
+    if let Reference::Digest(digest) = reference {
+        return manifests.get(digest).await;
+    }
+    if let Some(digest) = manifests.observe(reference).await?
+        && let Some(node) = manifests.named(&digest).await?
+    {
+        return Ok(node);
+    }
+    manifests.fetch(reference).await
+}
+
+fn select(
+    route: &Route,
+    request: &HydrationRequested,
+    misses: &[MissRecord],
+    former: Option<&CompletionRecord>,
+) -> Selection {
+    let wanted = misses.iter().map(|miss| miss.wanted.clone());
+    let former = former.map(|record| record.platforms.clone()).unwrap_or_default();
+    let more = request.platforms.iter().cloned().chain(former);
+    Selection::new(&route.rule.platforms, wanted, more)
+}
+
+/// Makes the manifests visible, children before what names them.
+async fn commit(worker: &Worker, route: &Route, closure: &Closure) -> Result<(), ImportError> {
+    for Node { digest, bytes, .. } in &closure.manifests {
+        worker.store.stage_manifest(digest, bytes.clone()).await?;
+        worker.store.commit_manifest(&route.repository, digest).await?;
+    }
+    Ok(())
+}
+
+fn priority(lane: Lane) -> Priority {
+    match lane {
+        Lane::Interactive => Priority::Interactive,
+        Lane::Background => Priority::Background,
+    }
+}

@@ -1,0 +1,187 @@
+//! One importer process: it takes a job, makes an attempt, and says what becomes of the job.
+
+use crate::{
+    error::{ImportError, Remedy},
+    import::import,
+    progress::Progress,
+};
+use hydrant_boot::{ResourceFeed, Schedule};
+use hydrant_bus::{Bus, Job, Rejected, Verdict};
+use hydrant_flight::Flights;
+use hydrant_proto::{
+    Event, EventData, EventKind, HydrationRequested,
+    state::{JobPhase, JobState},
+};
+use hydrant_rules::Table;
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, StoreError};
+use hydrant_upstream::Upstreams;
+use jiff::Timestamp;
+use std::{sync::Arc, time::Duration};
+
+/// What every attempt uses. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub bus: Bus,
+    pub store: Store,
+    pub flights: Flights,
+    pub upstreams: Upstreams,
+    pub feed: ResourceFeed,
+    pub schedule: Schedule,
+}
+
+impl Worker {
+    pub fn table(&self) -> Arc<Table> {
+        self.feed.current()
+    }
+
+    /// Makes one attempt at `job`.
+    pub async fn handle(&self, job: Job) -> Verdict {
+        let request = &job.message;
+        let failed = self.failed_attempts(&job).await;
+        let progress = Progress::new(self.bus.job_states(), request, failed);
+        let outcome = tokio::select! {
+            outcome = import(self, request, &progress) => outcome,
+            () = progress.tell_regularly() => unreachable!("progress is told for ever"),
+        };
+        let state = progress.state();
+        match outcome {
+            Ok(()) => self.done(state).await,
+            Err(error) => self.failed(state, failed, &error).await,
+        }
+    }
+
+    /// Attempts that failed so far. When the bus lost them, its delivery count is the guess.
+    async fn failed_attempts(&self, job: &Job) -> u32 {
+        match self.bus.job_states().get(&job.id()).await {
+            Ok(Some(state)) if !state.phase.is_final() => state.attempts,
+            Ok(Some(_)) => 0,
+            _ => u32::try_from(job.deliveries.saturating_sub(1)).unwrap_or(u32::MAX),
+        }
+    }
+
+    async fn done(&self, state: JobState) -> Verdict {
+        tracing::info!(job.id = %state.id(), image.repository = %state.job.repository,
+            image.reference = %state.job.reference, size_bytes = state.bytes_total, "image hydrated");
+        self.tell(JobState { phase: JobPhase::Done, class: None, reason: None, ..state }).await;
+        Verdict::Done
+    }
+
+    async fn failed(&self, state: JobState, failed: u32, error: &ImportError) -> Verdict {
+        let state =
+            JobState { class: Some(error.class()), reason: Some(error.to_string()), ..state };
+        match error.remedy() {
+            Remedy::Obsolete => self.obsolete(state).await,
+            Remedy::Wait(delay) => self.wait(state, delay).await,
+            Remedy::Retry { attempts } if failed + 1 < attempts => {
+                let delay = self.schedule.delay(failed);
+                self.wait(JobState { attempts: failed + 1, ..state }, delay).await
+            }
+            Remedy::Retry { .. } | Remedy::DeadLetter => {
+                self.dead_letter(JobState { attempts: failed + 1, ..state }).await
+            }
+        }
+    }
+
+    async fn obsolete(&self, state: JobState) -> Verdict {
+        tracing::info!(job.id = %state.id(), reason = state.reason, "job is obsolete");
+        // Its wishes are obsolete with it; another generation's job has another id.
+        if let Err(error) = self.forget(&state.job).await {
+            tracing::warn!(job.id = %state.id(), %error, "misses of an obsolete job not forgotten");
+        }
+        self.tell(JobState { phase: JobPhase::Obsolete, ..state }).await;
+        Verdict::Obsolete
+    }
+
+    async fn wait(&self, state: JobState, delay: Duration) -> Verdict {
+        tracing::warn!(job.id = %state.id(), image.repository = %state.job.repository,
+            image.reference = %state.job.reference, upstream = state.job.upstream,
+            class = state.class.map(|class| class.as_str()), reason = state.reason,
+            attempts = state.attempts, delay_ms = delay.as_millis(), "hydration postponed");
+        self.tell(JobState { phase: JobPhase::Waiting, ..state }).await;
+        Verdict::Later(delay)
+    }
+
+    /// Records the dead letter, tells of it, then lets the queue forget the job. When the record
+    /// cannot be written the job stays.
+    async fn dead_letter(&self, state: JobState) -> Verdict {
+        let (id, class) = (state.id(), state.class);
+        tracing::error!(job.id = %id, image.repository = %state.job.repository,
+            image.reference = %state.job.reference, upstream = state.job.upstream,
+            class = class.map(|class| class.as_str()), reason = state.reason, "hydration given up");
+        let recorded = async {
+            self.store.put_dead_letter(&letter(&state)).await?;
+            self.bus.publish_event(&dead_lettered(&state)).await?;
+            self.forget(&state.job).await
+        };
+        match recorded.await {
+            Ok(()) => {
+                self.tell(JobState { phase: JobPhase::DeadLettered, ..state }).await;
+                Verdict::Dead
+            }
+            Err(error) => {
+                let delay = match error.remedy() {
+                    Remedy::Wait(delay) => delay,
+                    _ => Duration::from_secs(5),
+                };
+                self.wait(state, delay).await
+            }
+        }
+    }
+
+    /// Keeps a message that cannot be handled where people find it.
+    pub async fn reject(&self, rejected: Rejected) -> Result<(), StoreError> {
+        tracing::error!(subject = rejected.subject, reason = rejected.reason, "job cannot be read");
+        self.store
+            .put_dead_letter(&DeadLetter {
+                id: DeadLetterId::of_malformed(&rejected.subject, &rejected.payload),
+                given_up: GivenUp::malformed(&rejected.subject, &rejected.payload),
+                class: None,
+                reason: rejected.reason,
+                attempts: rejected.deliveries,
+                at: Timestamp::now(),
+            })
+            .await
+    }
+
+    async fn forget(&self, request: &HydrationRequested) -> Result<(), ImportError> {
+        let misses = self.store.misses(&request.id()).await?;
+        Ok(self.store.forget_misses(&misses).await?)
+    }
+
+    /// A lost state costs only a progress bar.
+    async fn tell(&self, state: JobState) {
+        let state = JobState { updated_at: Timestamp::now(), ..state };
+        if let Err(error) = self.bus.job_states().put(&state).await {
+            tracing::debug!(job.id = %state.id(), %error, "job state not told");
+        }
+    }
+}
+
+fn letter(state: &JobState) -> DeadLetter {
+    DeadLetter {
+        id: DeadLetterId::of_job(&state.id()),
+        given_up: GivenUp::Job { request: state.job.clone() },
+        class: state.class,
+        reason: state.reason.clone().unwrap_or_default(),
+        attempts: u64::from(state.attempts),
+        at: Timestamp::now(),
+    }
+}
+
+fn dead_lettered(state: &JobState) -> Event {
+    let job = &state.job;
+    let now = Timestamp::now();
+    let data = EventData {
+        upstream: Some(job.upstream.clone()),
+        rule: Some(job.rule.clone()),
+        generation: Some(job.generation.clone()),
+        repository: Some(job.repository.clone()),
+        reference: Some(job.reference.clone()),
+        class: state.class,
+        reason: state.reason.clone(),
+        // One event per request of the image, however often it is told.
+        seq: u64::try_from(job.requested_at.as_millisecond()).unwrap_or_default(),
+        ..EventData::default()
+    };
+    Event::new(EventKind::HydrationDeadLettered, now, data)
+}
