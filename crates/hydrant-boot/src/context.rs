@@ -12,7 +12,7 @@ use crate::{
 };
 use hydrant_bus::Bus;
 use hydrant_rules::{Resources, Table};
-use hydrant_store::{Retry, Store, StoreConfig, StoreError};
+use hydrant_store::{InvalidStoreUrl, Retry, Store, StoreConfig, StoreError};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -89,10 +89,12 @@ impl Context {
     }
 
     /// Waits for the background tasks, which end when `stop` of [`Context::start`] is cancelled,
-    /// and closes the connection to NATS.
+    /// and for the clean-up in
+    /// storage, and closes the connection to NATS.
     pub async fn close(self) {
         self.tasks.close();
         self.tasks.wait().await;
+        self.store.settled().await;
         self.bus.close().await;
     }
 
@@ -151,10 +153,11 @@ fn read_resources(file: &Path) -> Result<Resources, BootError> {
 /// The store, and whether it has proved that it can compare and set.
 async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
     let url = settings.store_url();
-    let failed =
-        |source: StoreError| BootError::Store { url: url.clone(), source: Box::new(source) };
-    let mut config = StoreConfig::from_env(&url).map_err(failed)?;
-    config.public_endpoint = settings.store_public_endpoint.clone();
+    let failed = |source| BootError::Store { url: url.clone(), source: Box::new(source) };
+    let refused = |why: InvalidStoreUrl| failed(StoreError::Refused { reason: why.to_string() });
+    let parsed = url.parse().map_err(refused)?;
+    let public_endpoint = settings.s3_public_endpoint.clone();
+    let config = StoreConfig { public_endpoint, ..StoreConfig::from_env(parsed) };
     let store = Store::open(&config).map_err(failed)?;
     match timeout(PROBE_LIMIT, store.probe()).await {
         Ok(Ok(())) => Ok((store, true)),

@@ -16,6 +16,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
 };
+use url::Url;
 
 /// What a process was started as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +93,10 @@ pub struct Settings {
     #[arg(long, value_name = "URL", env = "HYDRANT_STORE", hide_env_values = true)]
     pub store: Option<String>,
 
-    /// Endpoint that presigned URLs name, when clients reach the store by another address than
+    /// Endpoint that presigned URLs name, when clients reach S3 by another address than
     /// hydrant does, such as `https://s3.example.com`. Default: the endpoint hydrant uses
-    #[arg(long, value_name = "URL", env = "HYDRANT_STORE_PUBLIC_ENDPOINT", hide_env_values = true)]
-    pub store_public_endpoint: Option<String>,
+    #[arg(long, value_name = "URL", env = "HYDRANT_S3_PUBLIC_ENDPOINT", hide_env_values = true)]
+    pub s3_public_endpoint: Option<Url>,
 
     /// How long requests and jobs under way may take to finish after SIGTERM, such as `30s`
     ///

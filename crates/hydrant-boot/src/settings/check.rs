@@ -1,6 +1,7 @@
 //! Settings checked against each other before anything is started.
 
 use super::{Role, Settings};
+use hydrant_store::StoreUrl;
 use std::{fmt, path::Path, time::Duration};
 
 /// Longest drain that makes sense: orchestrators kill long before.
@@ -109,21 +110,18 @@ impl Found {
     }
 
     fn store(&mut self, settings: &Settings) {
-        let Some(store) = &settings.store else { return };
-        let scheme = store.split_once("://").map_or("file", |(scheme, _)| scheme);
-        if store.is_empty() || !matches!(scheme, "s3" | "file") {
-            self.wrong(
+        match settings.store_url().parse::<StoreUrl>() {
+            Err(why) => self.wrong(
                 "--store",
-                format!("{store:?} is no store"),
-                "write s3://bucket[/prefix], file:///dir or a directory",
-            );
-        }
-        if settings.store_public_endpoint.is_some() && scheme != "s3" {
-            self.wrong(
-                "--store-public-endpoint",
+                why.to_string(),
+                "such as s3://cache or /var/lib/hydrant/store",
+            ),
+            Ok(StoreUrl::Directory(_)) if settings.s3_public_endpoint.is_some() => self.wrong(
+                "--s3-public-endpoint",
                 "means nothing for a directory, which has no presigned URLs",
                 "drop it, or use an s3:// store",
-            );
+            ),
+            Ok(_) => {}
         }
     }
 
@@ -183,8 +181,8 @@ mod tests {
             (&["--nats-replicas=2"], "--nats-replicas is 2; use 1"),
             (&["--config=/nowhere.toml"], "--config names /nowhere.toml, which does not exist"),
             (&["--nats-ca=/"], "--nats-ca names /, which is not a file"),
-            (&["--store=gs://bucket"], "--store \"gs://bucket\" is no store; write s3://"),
-            (&["--store=/d", "--store-public-endpoint=https://x"], "--store-public-endpoint means"),
+            (&["--store=gs://bucket"], "--store store \"gs://bucket\" must be"),
+            (&["--store=/d", "--s3-public-endpoint=https://x"], "--s3-public-endpoint means"),
             (&["--drain-deadline=2h"], "--drain-deadline of 2h is too long; use at most 1h"),
             (&["--spool=1MiB"], "--spool of 1MiB holds not even one layer"),
         ] {

@@ -1,0 +1,138 @@
+//! What is local of an image, and what is being done about the rest.
+
+use crate::{
+    failure::Failure,
+    hydrations::{Hydration, current_job, no_rule},
+    input::{Params, image},
+};
+use axum::{Json, extract::State};
+use hydrant_boot::ResourceFeed;
+use hydrant_bus::Bus;
+use hydrant_proto::{Digest, Image, JobId, Lane, MediaType, Platform};
+use hydrant_rules::Route;
+use hydrant_store::{CompletionRecord, DeadLetter, DeadLetterId, Owner, Store, TagRecord};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Which {
+    image: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ImageStatus {
+    image: Image,
+    rule: String,
+    upstream: String,
+    upstream_repository: String,
+    job: JobId,
+    /// Whether all that the rule's policy asks for is in storage.
+    hydrated: bool,
+    /// The manifest the reference names locally.
+    digest: Option<Digest>,
+    tag: Option<TagStatus>,
+    completion: Option<Completion>,
+    /// Misses that wait to be hydrated.
+    misses: usize,
+    hydration: Option<Hydration>,
+    dead_letter: Option<DeadLetter>,
+}
+
+#[derive(Debug, Serialize)]
+struct TagStatus {
+    owner: Owner,
+    digest: Digest,
+    /// Seconds since the upstream last said so.
+    age_seconds: i64,
+    /// Whether it is served without asking the upstream.
+    fresh: bool,
+    previous: Option<Digest>,
+    seq: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Completion {
+    digest: Digest,
+    media_type: MediaType,
+    platforms: Vec<Platform>,
+    size_bytes: u64,
+    blobs: u64,
+    completed_at: Timestamp,
+}
+
+/// Reads storage alone for what is local; what the bus knows is added when it can be asked.
+pub(crate) async fn status(
+    State(feed): State<ResourceFeed>,
+    State(store): State<Store>,
+    State(bus): State<Bus>,
+    Params(which): Params<Which>,
+) -> Result<Json<ImageStatus>, Failure> {
+    let image = image(&which.image)?;
+    let table = feed.current();
+    let route = table.route(&image.repository).ok_or_else(|| no_rule(&image))?;
+    let job = current_job(&table, &image, Lane::Background, Vec::new())?;
+    let id = job.id();
+    let image = job.image();
+    let tag = tag(&store, &image).await?;
+    let completion = store.completion(&id).await?;
+    let digest = match (&tag, image.reference.digest()) {
+        (Some(tag), _) => Some(tag.digest.clone()),
+        (None, Some(digest)) => local(&store, &image, digest).await?,
+        (None, None) => None,
+    };
+    let misses = store.misses(&id).await?.len();
+    let complete =
+        completion.as_ref().is_some_and(|record| Some(&record.digest) == digest.as_ref());
+    Ok(Json(ImageStatus {
+        rule: job.rule,
+        upstream: job.upstream,
+        upstream_repository: route.upstream_repository.to_string(),
+        hydrated: complete && misses == 0,
+        digest,
+        tag: tag.map(|record| tag_status(record, &route)),
+        completion: completion.map(Completion::from),
+        misses,
+        hydration: bus.job_states().get(&id).await.ok().flatten().map(Hydration::from),
+        dead_letter: store.dead_letter(&DeadLetterId::of_job(&id)).await?,
+        job: id,
+        image,
+    }))
+}
+
+async fn tag(store: &Store, image: &Image) -> Result<Option<TagRecord>, Failure> {
+    let Some(tag) = image.reference.tag() else { return Ok(None) };
+    let found = store.tag(&image.repository, tag).await?;
+    Ok(found.map(|(record, _)| record).filter(|record| !record.deleted))
+}
+
+async fn local(store: &Store, image: &Image, digest: &Digest) -> Result<Option<Digest>, Failure> {
+    let there = store.has_manifest(&image.repository, digest).await?;
+    Ok(there.then(|| digest.clone()))
+}
+
+fn tag_status(record: TagRecord, route: &Route) -> TagStatus {
+    let age = Timestamp::now().duration_since(record.confirmed_at);
+    let fresh_for = route.rule.fresh_for.0.as_secs();
+    TagStatus {
+        owner: record.owner,
+        digest: record.digest,
+        age_seconds: age.as_secs(),
+        fresh: record.owner == Owner::Push || age.as_secs().cast_unsigned() < fresh_for,
+        previous: record.previous,
+        seq: record.seq,
+    }
+}
+
+impl From<CompletionRecord> for Completion {
+    fn from(record: CompletionRecord) -> Self {
+        Self {
+            digest: record.digest,
+            media_type: record.media_type,
+            platforms: record.platforms,
+            size_bytes: record.size_bytes,
+            blobs: record.blobs,
+            completed_at: record.completed_at,
+        }
+    }
+}
