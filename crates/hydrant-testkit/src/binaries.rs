@@ -20,6 +20,22 @@ pub fn find(name: &str) -> PathBuf {
     })
 }
 
+/// The `hydrant` binary under test: `HYDRANT_BIN`, or the one beside the running test executable.
+///
+/// # Panics
+/// When it was not built; the message says how to build it.
+pub fn hydrant() -> PathBuf {
+    if let Some(path) = env::var_os("HYDRANT_BIN") {
+        return path.into();
+    }
+    // Tests lie in target/<profile>/deps.
+    let test = env::current_exe().expect("the running executable has a path");
+    let built = test.ancestors().nth(2).map(|profile| profile.join("hydrant"));
+    built.filter(|file| file.is_file()).unwrap_or_else(|| {
+        panic!("`hydrant` is not built: run `cargo build --bin hydrant`, or set HYDRANT_BIN")
+    })
+}
+
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())

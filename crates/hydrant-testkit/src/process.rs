@@ -29,7 +29,33 @@ pub struct Process {
     envs: Vec<(OsString, OsString)>,
     directory: PathBuf,
     log: PathBuf,
+    /// Where standard output goes when it does not go into the log.
+    output: Option<PathBuf>,
     child: Option<Child>,
+}
+
+/// How a program ended, and what it wrote.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Itself, if the program succeeded.
+    ///
+    /// # Panics
+    /// With what the program wrote, if it failed.
+    pub fn success(self) -> Self {
+        assert!(self.status.success(), "{}: {}{}", self.status, self.text(), self.stderr);
+        self
+    }
 }
 
 impl Process {
@@ -42,6 +68,7 @@ impl Process {
             envs: Vec::new(),
             directory: directory.to_owned(),
             log: directory.join(format!("{name}.log")),
+            output: None,
             child: None,
         }
     }
@@ -67,18 +94,34 @@ impl Process {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} is running already", self.name);
         let log = File::options().create(true).append(true).open(&self.log).expect("open the log");
-        let errors = log.try_clone().expect("duplicate the log's descriptor");
+        let output = match &self.output {
+            None => log.try_clone().expect("duplicate the log's descriptor"),
+            Some(file) => File::create(file).expect("the directory is writable"),
+        };
         let mut command = Command::new(&self.program);
         for name in foreign_settings() {
             command.env_remove(name);
         }
         command.args(&self.args).envs(self.envs.iter().map(|(k, v)| (k, v)));
         command.current_dir(&self.directory).process_group(0);
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
         let child = spawn_bound(command);
         self.child = Some(child.unwrap_or_else(|error| {
             panic!("start {}: {error}", self.program.display());
         }));
+    }
+
+    /// Runs it to its end, with standard output apart from standard error.
+    ///
+    /// # Panics
+    /// When it has not ended after `limit`.
+    pub async fn run(mut self, limit: Duration) -> Finished {
+        let output = self.directory.join(format!("{}.out", self.name));
+        self.output = Some(output.clone());
+        self.spawn();
+        let status = self.wait(limit).await;
+        let stdout = fs::read(output).expect("the output was just written");
+        Finished { status, stdout, stderr: self.log() }
     }
 
     /// The process id.
