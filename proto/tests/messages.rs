@@ -4,6 +4,9 @@
 //! other. After a deliberate change (and a raised `VERSION`), `HYDRANT_WRITE_FIXTURES=1` writes
 //! them anew.
 
+// Test helpers fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use hydrant_proto::{
     BlobProgress, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
     EventKind, FailureClass, HydrationRequested, JobPhase, JobState, Lane, Message,

@@ -141,7 +141,8 @@ impl Checks {
             self.link.refuse(&reason, true);
             return Err(BusError::Refused { what: "use this nats-server", reason });
         }
-        let outcome = topology::ensure(&self.jetstream, &self.config).await;
+        // Boxed: requests that carry a whole stream configuration make a future of 20 KiB.
+        let outcome = Box::pin(topology::ensure(&self.jetstream, &self.config)).await;
         match &outcome {
             Ok(()) => self.link.ready(),
             Err(error) => self.link.refuse(&error.to_string(), false),

@@ -8,6 +8,7 @@ use crate::{
 };
 use async_nats::jetstream::{Message as Delivered, consumer::DeliverPolicy};
 use hydrant_proto::{Event, HydrationRequested, Lane, subject};
+use jiff::Timestamp;
 use std::{fmt::Display, future::Future, marker::PhantomData, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,17 @@ impl Bus {
             DeliverPolicy::New,
         );
         Consumer { owner: webhook.to_owned(), lanes: vec![source], kind: PhantomData }
+    }
+}
+
+impl Consumer<Event> {
+    /// Begins with the events stored since `time` when the consumer is made for the first time,
+    /// such as when the webhook was written, so that none is missed before anybody attached.
+    pub fn since(mut self, time: Timestamp) -> Self {
+        for lane in &mut self.lanes {
+            lane.begin_at(time);
+        }
+        self
     }
 }
 
@@ -134,7 +146,7 @@ async fn next_turn(
             work.join_next().await;
         }
         // A gate whose owner is gone stays as it was left.
-        if paused.wait_for(|paused| !paused).await.is_err() && *paused.borrow() {
+        if paused.wait_for(|paused| !paused).await.is_err() {
             std::future::pending::<()>().await;
         }
         slots.max(1) - work.len()

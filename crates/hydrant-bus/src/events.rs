@@ -15,8 +15,9 @@ const WAIT: Duration = Duration::from_secs(10);
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 
 impl Bus {
-    /// Every event stored since `since` (`None`: from now on), in order and for ever: it goes on
-    /// where it was after a reconnect, and with new events after the bus was wiped.
+    /// Every event stored since `since` (`None`: from when the stream is first polled), in order and
+    /// for ever: it goes on where it was after a reconnect, and with new events after the bus was
+    /// wiped.
     pub fn follow_events(
         &self,
         since: Option<Timestamp>,
@@ -27,8 +28,9 @@ impl Bus {
             subject::EVENTS_SUBJECTS.to_owned(),
             DeliverPolicy::New,
         );
-        // Also "from now on" is a time, so that a consumer made a moment later misses nothing.
-        source.begin_at(since.unwrap_or_else(Timestamp::now));
+        if let Some(since) = since {
+            source.begin_at(since);
+        }
         let follower = Follower { source, pull: None };
         stream::unfold(
             follower,

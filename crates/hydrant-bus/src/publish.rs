@@ -1,7 +1,10 @@
 //! Publishing: jobs guarded by their subject's expected sequence, events by their id.
 
 use crate::{Bus, BusError, headers};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{
+    context::{PublishError, PublishErrorKind},
+    message::PublishMessage,
+};
 use hydrant_proto::{Event, HydrationRequested, codec, subject};
 use hydrant_telemetry::metrics::{PublishOutcome, metrics};
 
@@ -65,25 +68,29 @@ impl Bus {
         subject: String,
         message: PublishMessage,
     ) -> Result<u64, BusError> {
-        let mut outcome = self.publish_once(what, subject.clone(), message.clone()).await;
-        if matches!(outcome, Err(BusError::Refused { .. })) && self.ensure_topology().await.is_ok()
-        {
-            outcome = self.publish_once(what, subject, message).await;
-        }
+        let published = async {
+            self.reachable()?;
+            let outcome = match self.publish_once(&subject, message.clone()).await {
+                Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
+                    self.ensure_topology().await?;
+                    self.publish_once(&subject, message).await
+                }
+                outcome => outcome,
+            };
+            outcome.map_err(|error| BusError::from_publish(what, error))
+        };
+        let outcome = published.await;
         metrics().bus.published(stream, label(&outcome));
         outcome
     }
 
     async fn publish_once(
         &self,
-        what: &'static str,
-        subject: String,
+        subject: &str,
         message: PublishMessage,
-    ) -> Result<u64, BusError> {
-        self.reachable()?;
-        let sent = self.jetstream().send_publish(subject, message).await;
-        let answer = sent.map_err(|e| BusError::from_publish(what, e))?.await;
-        answer.map(|ack| ack.sequence).map_err(|e| BusError::from_publish(what, e))
+    ) -> Result<u64, PublishError> {
+        let answer = self.jetstream().send_publish(subject.to_owned(), message).await?;
+        Ok(answer.await?.sequence)
     }
 }
 

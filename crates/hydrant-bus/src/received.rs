@@ -1,7 +1,7 @@
 //! What a handler is given, and what it may answer.
 
 use bytes::Bytes;
-use hydrant_proto::{Event, HydrationRequested, JobId, Message};
+use hydrant_proto::{Event, HydrationRequested, JobId, Message, subject};
 use hydrant_telemetry::metrics::{JobVerdict, metrics};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub enum Verdict {
     Dead,
 }
 
-/// A message that cannot be handled: it does not decode, or its handler panicked again and again.
+/// A message that cannot be handled: it does not decode, came on a subject of something else, or its handler panicked again and again.
 #[derive(Clone, Debug)]
 pub struct Rejected {
     /// The subject it came on; for a job that names lane, upstream and job id.
@@ -59,6 +59,10 @@ pub struct Rejected {
 
 /// A message the consume loop can carry.
 pub trait Consumed: Message + Clone + Send + Sync + 'static {
+    /// Where such a message is published. One found elsewhere is refused: its key would guard
+    /// something else.
+    fn subject(&self) -> String;
+
     /// The span its handler runs in; `owner` is the upstream or webhook it is for.
     fn span(&self, owner: &str) -> Span;
 
@@ -70,6 +74,10 @@ pub trait Consumed: Message + Clone + Send + Sync + 'static {
 }
 
 impl Consumed for HydrationRequested {
+    fn subject(&self) -> String {
+        subject::job(self)
+    }
+
     fn span(&self, owner: &str) -> Span {
         tracing::info_span!(
             "hydration",
@@ -92,6 +100,10 @@ impl Consumed for HydrationRequested {
 }
 
 impl Consumed for Event {
+    fn subject(&self) -> String {
+        subject::event(self.kind)
+    }
+
     fn span(&self, owner: &str) -> Span {
         tracing::info_span!(
             "delivery",

@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::time::{MissedTickBehavior, interval_at};
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -96,11 +96,9 @@ impl<H, R> Settler<H, R> {
         E: Display,
     {
         let started = Instant::now();
-        let message = match codec::decode::<M>(&delivered.payload) {
+        let message = match read::<M>(delivered) {
             Ok(message) => message,
-            Err(error) => {
-                return self.rejected::<M, G, E>(delivered, error.to_string(), started).await;
-            }
+            Err(reason) => return self.rejected::<M, G, E>(delivered, reason, started).await,
         };
         let span = message.span(&self.owner);
         headers::continue_trace(&span, delivered.headers.as_ref());
@@ -111,7 +109,10 @@ impl<H, R> Settler<H, R> {
             published: published(delivered).unwrap_or_default(),
             traceparent: headers::traceparent(delivered.headers.as_ref()),
         };
-        let handler = AssertUnwindSafe((self.handle)(received)).catch_unwind().instrument(span);
+        // Called inside, so that also what the handler does before its first await is traced and
+        // cannot take the loop down.
+        let handler = AssertUnwindSafe(async { (self.handle)(received).await });
+        let handler = handler.catch_unwind().instrument(span);
         let settlement = match self.watched(delivered, handler).await {
             Some(Ok(verdict)) => verdict.into(),
             None => Settlement::returned(),
@@ -144,10 +145,9 @@ impl<H, R> Settler<H, R> {
                 biased;
                 result = &mut handler => return Some(result),
                 () = self.stop.cancelled() => return None,
+                // While disconnected it may not even fit into the client's queue.
                 _ = ticks.tick() => {
-                    if let Err(error) = delivered.ack_with(AckKind::Progress).await {
-                        tracing::debug!(%error, "cannot report progress");
-                    }
+                    let _ = timeout(every / 10, delivered.ack_with(AckKind::Progress)).await;
                 }
             }
         }
@@ -203,6 +203,14 @@ impl<H, R> Settler<H, R> {
             );
         }
     }
+}
+
+fn read<M: Consumed>(delivered: &Delivered) -> Result<M, String> {
+    let message: M = codec::decode(&delivered.payload).map_err(|error| error.to_string())?;
+    if message.subject() != delivered.subject.as_str() {
+        return Err(format!("the message belongs on subject {}", message.subject()));
+    }
+    Ok(message)
 }
 
 fn deliveries(delivered: &Delivered) -> u64 {

@@ -79,7 +79,15 @@ impl Source {
     /// from here on is missed.
     pub(crate) async fn attach(&mut self) -> Result<(), BusError> {
         if self.consumer.is_none() {
-            self.consumer = Some(self.find_or_create().await?);
+            let consumer = self.find_or_create().await?;
+            if self.config.durable_name.is_none()
+                && self.config.deliver_policy == DeliverPolicy::New
+            {
+                // Should it have to be made again before anything was read: by the server's clock.
+                let made = consumer.cached_info().created.unix_timestamp_nanos();
+                self.begin_at(Timestamp::from_nanosecond(made).unwrap_or_default());
+            }
+            self.consumer = Some(consumer);
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ fn wanted(config: &BusConfig) -> [Config; 6] {
         // Full, it forgets the oldest state instead of refusing the newest.
         Config {
             discard: DiscardPolicy::Old,
-            ..bucket(subject::JOBS_BUCKET, StorageType::Memory, 128 * MIB, 1, DAY)
+            ..bucket(subject::JOBS_BUCKET, StorageType::Memory, 64 * MIB, 1, DAY)
         },
         bucket(subject::STATE_BUCKET, StorageType::Memory, 64 * MIB, 1, DAY),
     ]

@@ -1,6 +1,9 @@
 //! Spans reach a collector over HTTP, from a thread that knows no async runtime. One test, because
 //! telemetry starts once per process.
 
+// Test helpers fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use hydrant_telemetry::{LogFormat, TelemetryConfig, TelemetryError, init, propagation};
 use hydrant_testkit::OtlpReceiver;
 use std::time::Duration;

@@ -1,9 +1,11 @@
 //! The consume loop: verdicts, redelivery, priority, the gate and the drain.
 
-use crate::support::{LIMIT, Seen, Setup, connect, drained, job, queued, raw, run, run_noting};
-use hydrant_bus::{Published, Verdict};
+use crate::support::{
+    LIMIT, Seen, Setup, connect, drained, job, queued, raw, ready, run, run_noting,
+};
+use hydrant_bus::{Bus, BusConfig, Published, Verdict};
 use hydrant_proto::{HydrationRequested, Lane};
-use hydrant_testkit::{NatsServer, until};
+use hydrant_testkit::{Flow, NatsServer, Proxy, until};
 use std::{
     sync::{
         Arc,
@@ -23,13 +25,16 @@ async fn what_does_not_decode_becomes_a_dead_letter_and_its_key_is_free_again() 
     for bad in [&b"{\"json\":1}"[..], b"", &[0xc1; 64], &vec![0x91; 200_000]] {
         jetstream.publish(subject.clone(), bad.to_vec().into()).await.unwrap().await.unwrap();
     }
+    // Of a good shape, but under the key of another job.
+    let misplaced = hydrant_proto::codec::encode(&job("hub", "3"));
+    jetstream.publish(subject.clone(), misplaced.into()).await.unwrap().await.unwrap();
     bus.publish_job(&job("lab", "2")).await.unwrap();
     let seen = Seen::default();
     let running = run_noting(&bus, "lab", &seen);
     drained(&server).await;
     assert_eq!(seen.list(), ["2"], "neighbours are not affected");
     let rejected = running.rejected();
-    assert_eq!(rejected.len(), 4);
+    assert_eq!(rejected.len(), 5);
     assert!(rejected.iter().all(|r| r.subject == subject && !r.reason.is_empty()));
     assert_eq!(bus.publish_job(&poisoned).await.unwrap(), Published::Queued);
     seen.wait("the job under the poisoned key", |list| list.len() == 2).await;
@@ -117,6 +122,39 @@ async fn a_worker_cut_off_loses_its_job_to_another() {
     let running = run_noting(&bus, "lab", &seen);
     drained(&server).await;
     assert_eq!(seen.list(), ["first 1", "1"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_cut_off_from_the_bus_only_does_no_harm_when_it_comes_back() {
+    let server = NatsServer::start().await;
+    let proxy = Proxy::start(&format!("127.0.0.1:{}", server.port())).await;
+    let url = format!("nats://{}", proxy.host());
+    let far = BusConfig { url, ..crate::support::config(&server) };
+    let (far, near) = (ready(Bus::connect(far).await.unwrap()).await, connect(&server).await);
+    let (seen, finish) = (Seen::default(), Arc::new(Semaphore::new(0)));
+    let (noted, gate) = (seen.clone(), Arc::clone(&finish));
+    let cut_off = run(&far, "lab", Setup::default(), move |job| {
+        noted.note(format!("far {}", job.message.reference));
+        let gate = Arc::clone(&gate);
+        async move {
+            let _permit = gate.acquire().await.unwrap();
+            Verdict::Done
+        }
+    });
+    near.publish_job(&job("lab", "1")).await.unwrap();
+    seen.wait("the far worker", |list| list.len() == 1).await;
+    proxy.flow(Flow::Hold);
+    let running = run_noting(&near, "lab", &seen);
+    drained(&server).await;
+    assert_eq!(seen.list(), ["far 1", "1"]);
+    // The same key again; the late acknowledgement of the first must not remove it unseen.
+    assert_eq!(near.publish_job(&job("lab", "1")).await.unwrap(), Published::Queued);
+    finish.add_permits(100);
+    proxy.flow(Flow::Pass);
+    seen.wait("the job queued again", |list| list.len() >= 3).await;
+    drained(&server).await;
+    cut_off.stop().await;
     running.stop().await;
 }
 

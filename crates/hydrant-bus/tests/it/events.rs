@@ -7,7 +7,11 @@ use hydrant_proto::{DeliveryAttempt, DeliveryOutcome, Event, EventData, EventKin
 use hydrant_testkit::{NatsServer, until};
 use jiff::Timestamp;
 use std::{future::Future, time::Duration};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 fn event(seq: u64) -> Event {
@@ -138,6 +142,25 @@ async fn a_deleted_webhook_consumer_begins_again_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_webhook_hears_what_happened_since_it_was_written() {
+    let server = NatsServer::start().await;
+    let bus = connect(&server).await;
+    let written = bus.resources().save("webhook ci".into(), None).await.unwrap();
+    let written = bus.resources().load().await.unwrap().filter(|d| d.revision == written).unwrap();
+    bus.publish_event(&event(1)).await.unwrap();
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let consumer = bus.event_deliveries("ci").since(written.written_at);
+    let (stop, task) = deliver(consumer, move |delivery| {
+        noted.note(delivery.message.data.seq);
+        async { Verdict::Done }
+    });
+    seen.wait("the event from before", |list| list == ["1"]).await;
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
 async fn consumers_of_removed_webhooks_go() {
     let server = NatsServer::start().await;
     let bus = connect(&server).await;
@@ -151,28 +174,44 @@ async fn consumers_of_removed_webhooks_go() {
     assert_eq!(names, ["webhook-ci"]);
 }
 
+/// Hears events in a task of its own, and passes their `seq` on.
+fn follow(bus: &Bus, since: Option<Timestamp>) -> mpsc::UnboundedReceiver<u64> {
+    let (told, heard) = mpsc::unbounded_channel();
+    let mut events = Box::pin(bus.follow_events(since));
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            if told.send(event.data.seq).is_err() {
+                return;
+            }
+        }
+    });
+    heard
+}
+
+async fn next(heard: &mut mpsc::UnboundedReceiver<u64>) -> u64 {
+    timeout(LIMIT, heard.recv()).await.expect("an event in time").expect("the follower goes on")
+}
+
 #[tokio::test]
 async fn followers_hear_events_from_a_time_on_and_through_a_restart() {
     let mut server = NatsServer::options().durable().start().await;
     let bus = connect(&server).await;
     bus.publish_event(&event(1)).await.unwrap();
-    let mut live = Box::pin(bus.follow_events(None));
-    let mut all = Box::pin(bus.follow_events(Some(Timestamp::UNIX_EPOCH)));
-    let mut next = async |which: &str| {
-        let stream = if which == "live" { &mut live } else { &mut all };
-        let next = tokio::time::timeout(LIMIT, stream.next()).await;
-        next.unwrap_or_else(|_| panic!("{which} hears nothing")).unwrap().data.seq
-    };
-    assert_eq!(next("all").await, 1);
+    let (mut live, mut all) = (follow(&bus, None), follow(&bus, Some(Timestamp::UNIX_EPOCH)));
+    assert_eq!(next(&mut all).await, 1);
+    let jetstream = raw(&server).await;
+    until("both followers", LIMIT, async || {
+        let stream = jetstream.get_stream("HYDRANT_EVENTS").await.ok()?;
+        (stream.cached_info().state.consumer_count == 2).then_some(())
+    })
+    .await;
     bus.publish_event(&event(2)).await.unwrap();
-    assert_eq!(next("live").await, 2);
-    assert_eq!(next("all").await, 2);
+    assert_eq!((next(&mut live).await, next(&mut all).await), (2, 2));
     server.kill9();
     server.restart().await;
     until("the event after the restart", LIMIT, async || bus.publish_event(&event(3)).await.ok())
         .await;
-    assert_eq!(next("live").await, 3);
-    assert_eq!(next("all").await, 3);
+    assert_eq!((next(&mut live).await, next(&mut all).await), (3, 3));
 }
 
 #[tokio::test]

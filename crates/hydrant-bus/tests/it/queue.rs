@@ -1,9 +1,9 @@
 //! The work queue: one outstanding job per key, and honest answers about what was queued.
 
-use crate::support::{Seen, connect, drained, job, queued, raw, run_noting};
-use hydrant_bus::{Bus, BusConfig, BusError, Published};
+use crate::support::{LIMIT, Seen, connect, drained, job, queued, raw, run_noting};
+use hydrant_bus::{Bus, BusConfig, BusError, Published, Retry};
 use hydrant_proto::{HydrationRequested, Lane};
-use hydrant_testkit::NatsServer;
+use hydrant_testkit::{Flow, NatsServer, Proxy, until};
 
 #[tokio::test]
 async fn the_same_job_twice_is_one_outstanding() {
@@ -92,4 +92,21 @@ async fn depth_is_known_per_upstream_and_lane_and_goes_with_the_upstream() {
     assert_eq!(queued(&raw(&server).await).await, 1);
     let left = bus.queue_depth().await.unwrap();
     assert!(left.iter().all(|depth| depth.upstream == "hub"), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_leaves_the_outcome_unknown_and_asking_again_is_harmless() {
+    let server = NatsServer::start().await;
+    let proxy = Proxy::start(&format!("127.0.0.1:{}", server.port())).await;
+    let url = format!("nats://{}", proxy.host());
+    let config = BusConfig { url, ..crate::support::config(&server) };
+    let bus = crate::support::ready(Bus::connect(config).await.unwrap()).await;
+    proxy.flow(Flow::LoseAnswers);
+    let outcome = bus.publish_job(&job("lab", "1")).await.unwrap_err();
+    assert!(matches!(outcome, BusError::Unknown { .. }), "{outcome:?}");
+    assert_eq!(outcome.retry(), Retry::ReadBack);
+    proxy.flow(Flow::Pass);
+    let again = until("an answer", LIMIT, async || bus.publish_job(&job("lab", "1")).await.ok());
+    assert_eq!(again.await, Published::AlreadyQueued, "the first had arrived");
+    assert_eq!(queued(&raw(&server).await).await, 1);
 }
