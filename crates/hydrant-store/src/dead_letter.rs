@@ -2,7 +2,7 @@
 
 use crate::{Store, error::StoreError, key, key::Key};
 use futures::TryStreamExt;
-use hydrant_proto::{Digest, Event, FailureClass, HydrationRequested, JobId};
+use hydrant_proto::{Digest, Event, FailureClass, HydrationRequested, JobId, state::JobState};
 use jiff::Timestamp;
 use object_store::PutMode;
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,8 @@ impl fmt::Debug for DeadLetterId {
 /// What was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+// A page of them is in memory at most, and a box would stand in the way of matching.
+#[allow(clippy::large_enum_variant)]
 pub enum GivenUp {
     Job {
         request: HydrationRequested,
@@ -125,6 +127,20 @@ pub struct DeadLetter {
     pub reason: String,
     pub attempts: u64,
     pub at: Timestamp,
+}
+
+impl DeadLetter {
+    /// The letter of a job that was given up in `state`.
+    pub fn of_job(state: &JobState) -> Self {
+        Self {
+            id: DeadLetterId::of_job(&state.id()),
+            given_up: GivenUp::Job { request: state.job.clone() },
+            class: state.class,
+            reason: state.reason.clone().unwrap_or_default(),
+            attempts: u64::from(state.attempts),
+            at: Timestamp::now(),
+        }
+    }
 }
 
 impl Store {
