@@ -11,7 +11,7 @@ mod error;
 mod feed;
 mod keeper;
 mod last_known_good;
-mod merge;
+pub mod merge;
 mod readiness;
 pub mod retry;
 pub mod serve;
@@ -23,11 +23,12 @@ pub use context::{Context, Needs};
 pub use edit::{EditError, Edited, Editor};
 pub use error::BootError;
 pub use feed::ResourceFeed;
-pub use merge::{Action, Change, by_name, merge, put, remove};
+pub use merge::{Action, Change};
 pub use readiness::{Check, Importance, Readiness};
 pub use retry::Schedule;
 pub use settings::{
     BusSettings, ByteSize, LogSettings, Role, Settings, SettingsProblem, SettingsProblems,
+    WorkSettings,
 };
 pub use shutdown::{Drained, drain, stop_on_signals};
 pub use token::AdminToken;

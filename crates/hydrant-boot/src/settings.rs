@@ -3,9 +3,11 @@
 
 mod check;
 mod size;
+mod work;
 
 pub use check::{SettingsProblem, SettingsProblems};
 pub use size::ByteSize;
+pub use work::WorkSettings;
 
 use clap::Args;
 use hydrant_bus::{BusConfig, Credentials};
@@ -133,6 +135,9 @@ pub struct Settings {
     pub spool: ByteSize,
 
     #[command(flatten)]
+    pub work: WorkSettings,
+
+    #[command(flatten)]
     pub bus: BusSettings,
 
     #[command(flatten)]
@@ -243,6 +248,7 @@ impl Settings {
             credentials: credentials.map_or(Credentials::Url, Credentials::File),
             ca_file: self.bus.nats_ca.clone(),
             replicas: self.bus.nats_replicas,
+            ack_wait: self.work.ack_wait.0,
             ..BusConfig::new(url, format!("hydrant-{}", role.as_str()))
         }
     }

@@ -16,8 +16,6 @@ mod standing;
 mod sweep;
 mod worker;
 
-pub use sweep::SweepTimes;
-
 use hydrant_boot::{Context, Schedule};
 use hydrant_flight::Flights;
 use hydrant_upstream::Upstreams;
@@ -25,8 +23,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use worker::Worker;
 
-/// Jobs of one upstream under way at once in one process.
-const SLOTS: usize = 8;
 /// Delays between attempts of a job that failed.
 const SCHEDULE: Schedule = Schedule::doubling(Duration::from_secs(2), Duration::from_secs(300));
 
@@ -35,10 +31,9 @@ pub async fn run(
     context: Context,
     flights: Flights,
     upstreams: Upstreams,
-    sweep: SweepTimes,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let drain = context.settings.drain_deadline.0;
+    let (drain, work) = (context.settings.drain_deadline.0, context.settings.work.clone());
     let worker = Worker {
         bus: context.bus,
         store: context.store,
@@ -47,10 +42,11 @@ pub async fn run(
         feed: context.feed,
         schedule: SCHEDULE,
     };
-    let pace = lanes::Pace { slots: SLOTS, drain };
+    let pace = lanes::Pace { slots: usize::from(work.jobs), drain };
+    let times = sweep::Times { every: work.sweep_every.0, older_than: work.sweep_after.0 };
     tokio::join!(
         lanes::run(worker.clone(), pace, shutdown.clone()),
-        sweep::sweep_regularly(worker, sweep, shutdown),
+        sweep::sweep_regularly(worker, times, shutdown),
     );
     Ok(())
 }

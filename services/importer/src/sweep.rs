@@ -12,15 +12,9 @@ use tokio_util::sync::CancellationToken;
 /// How often, and how old a miss must be. Together well below the 15 minutes within which a miss
 /// is hydrated or dead-lettered.
 #[derive(Clone, Copy, Debug)]
-pub struct SweepTimes {
+pub(crate) struct Times {
     pub every: Duration,
     pub older_than: Duration,
-}
-
-impl Default for SweepTimes {
-    fn default() -> Self {
-        Self { every: Duration::from_secs(60), older_than: Duration::from_secs(120) }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +26,7 @@ enum SweepError {
 }
 
 /// Sweeps at every return of the bus and from time to time, until `stop`.
-pub(crate) async fn sweep_regularly(worker: Worker, times: SweepTimes, stop: CancellationToken) {
+pub(crate) async fn sweep_regularly(worker: Worker, times: Times, stop: CancellationToken) {
     let mut connected = worker.bus.connected();
     let work = async {
         // An error means that the bus is gone for good, with the process.

@@ -43,6 +43,7 @@ pub(super) fn check(settings: &Settings, role: Role) -> Result<(), SettingsProbl
     found.files(settings);
     found.store(settings);
     found.times(settings);
+    found.work(settings);
     if found.0.is_empty() { Ok(()) } else { Err(SettingsProblems(found.0)) }
 }
 
@@ -59,6 +60,21 @@ impl Found {
         if listens && same {
             let message = format!("is {}, as --listen is", settings.admin);
             self.wrong("--admin", message, "give them different ports");
+        }
+    }
+
+    fn work(&mut self, settings: &Settings) {
+        let work = &settings.work;
+        let second = Duration::from_secs(1);
+        for (flag, span, least, most) in [
+            ("--ack-wait", work.ack_wait, 2 * second, 600 * second),
+            ("--sweep-every", work.sweep_every, second, 300 * second),
+            ("--sweep-after", work.sweep_after, second, 300 * second),
+        ] {
+            if !(least..=most).contains(&span.0) {
+                let message = format!("is {span}, outside {least:?} to {most:?}");
+                self.wrong(flag, message, "leave it out for the default");
+            }
         }
     }
 
