@@ -1,0 +1,11 @@
+//! The whole frontend over real HTTP, with a scripted upstream, storage in memory or a directory,
+//! and the bus away or real.
+
+mod bad_input;
+mod blobs;
+mod lab;
+mod manifests;
+mod mirrors;
+mod misses;
+mod private;
+mod tags;

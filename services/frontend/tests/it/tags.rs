@@ -1,0 +1,228 @@
+//! Tags: freshness, movement, and an upstream that is away.
+
+use crate::lab::{Lab, SOON, assert_manifest, header, reference};
+use futures::StreamExt;
+use hydrant_proto::{Event, EventKind};
+use hydrant_store::Owner;
+use hydrant_testkit::{Fault, ImageBuilder, NatsServer, until};
+use jiff::{SignedDuration, Timestamp};
+use std::{pin::pin, time::Duration};
+
+fn long_ago() -> Timestamp {
+    Timestamp::now() - SignedDuration::from_hours(1)
+}
+
+#[tokio::test]
+async fn inside_its_window_a_tag_needs_no_upstream() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).layer(10).build();
+    lab.hydrate(&image, "lab/app", "1").await;
+    for _ in 0..3 {
+        let warm = lab.pull("lab/app/manifests/1").await;
+        assert_manifest(&warm, &image);
+        assert_eq!(header(&warm.0, "x-hydrant-cache"), "hit");
+    }
+    let head = lab.head("lab/app/manifests/1").send().await.unwrap();
+    assert_eq!(header(head.headers(), "docker-content-digest"), image.digest.to_string());
+    assert!(lab.upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn after_its_window_one_head_confirms_it() {
+    let lab = Lab::start().await;
+    let (image, name) = (ImageBuilder::new(1).layer(10).build(), "lab/app".parse().unwrap());
+    lab.upstream.insert(&image, "app", "1");
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    for _ in 0..3 {
+        assert_manifest(&lab.pull("lab/app/manifests/1").await, &image);
+    }
+    assert_eq!((lab.upstream.heads("*"), lab.upstream.gets("*")), (1, 0));
+    until("the confirmation is written", SOON, async || {
+        let (record, _) = lab.store.tag(&name, &"1".parse().unwrap()).await.unwrap().unwrap();
+        (record.confirmed_at > Timestamp::now() - SignedDuration::from_mins(1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_is_relayed_and_queued() {
+    let lab = Lab::start().await;
+    let (old, new) = (ImageBuilder::new(1).build(), ImageBuilder::new(2).build());
+    let name = "lab/app".parse().unwrap();
+    lab.hydrate(&old, "lab/app", "1").await;
+    lab.point(&name, "1", &old, Owner::Cache, long_ago()).await;
+    lab.upstream.insert(&new, "app", "1");
+    let moved = lab.pull("lab/app/manifests/1").await;
+    assert_manifest(&moved, &new);
+    let misses = lab.misses(1).await;
+    assert_eq!(misses[0].request.reference, reference("1"));
+    assert_eq!(lab.store.staged_manifest(&new.digest).await.unwrap().unwrap(), new.manifest);
+
+    // Having served the new one, it never goes back, even when the upstream is gone.
+    lab.upstream.stop().await;
+    let again = lab.pull("lab/app/manifests/1").await;
+    assert_manifest(&again, &new);
+}
+
+#[tokio::test]
+async fn without_the_upstream_the_local_one_is_served_marked_stale() {
+    let nats = NatsServer::start().await;
+    let lab = Lab::setup().nats(nats.url()).start().await;
+    lab.bus.connected().wait_for(|connected| *connected).await.unwrap();
+    let mut events = pin!(lab.bus.follow_events(None));
+    let (image, name) = (ImageBuilder::new(1).build(), "lab/app".parse().unwrap());
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    lab.upstream.stop().await;
+    for _ in 0..2 {
+        let stale = lab.pull("lab/app/manifests/1").await;
+        assert_manifest(&stale, &image);
+        assert_eq!(header(&stale.0, "x-hydrant-cache"), "stale");
+        assert_eq!(header(&stale.0, "warning"), "110 - \"Response is Stale\"");
+        assert!(header(&stale.0, "age").parse::<u64>().unwrap() >= 3_600);
+        assert_eq!(header(&stale.0, "x-hydrant-error"), "upstream-down");
+    }
+    let told = tokio::time::timeout(SOON, events.next()).await.unwrap().unwrap();
+    let Event { kind, data, .. } = told;
+    assert_eq!((kind, data.digest), (EventKind::ServedStale, Some(image.digest)));
+}
+
+#[tokio::test]
+async fn a_slow_upstream_costs_a_stale_answer_no_more_than_its_budget() {
+    let lab = Lab::start().await;
+    let (image, name) = (ImageBuilder::new(1).build(), "lab/app".parse().unwrap());
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    lab.upstream.inject("*", Fault::black_hole());
+    let began = std::time::Instant::now();
+    let stale = lab.pull("lab/app/manifests/1").await;
+    assert_eq!(header(&stale.0, "x-hydrant-cache"), "stale");
+    assert!(began.elapsed() < Duration::from_millis(3_500), "{:?}", began.elapsed());
+    let began = std::time::Instant::now();
+    lab.pull("lab/app/manifests/1").await;
+    assert!(began.elapsed() < Duration::from_secs(1), "the failure counts for a moment");
+}
+
+#[tokio::test]
+async fn staleness_is_bounded() {
+    let lab = Lab::setup().rule("stale_for = '10m'").start().await;
+    let (image, name) = (ImageBuilder::new(1).build(), "lab/app".parse().unwrap());
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    lab.upstream.stop().await;
+    assert_eq!(lab.refusal("lab/app/manifests/1").await, (502, "upstream-down".to_owned()));
+    // By digest it is what it is.
+    lab.pull(&format!("lab/app/manifests/{}", image.digest)).await;
+}
+
+#[tokio::test]
+async fn a_tag_that_is_gone_upstream_is_served_stale() {
+    let lab = Lab::start().await;
+    let (image, name) = (ImageBuilder::new(1).build(), "lab/app".parse().unwrap());
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    let stale = lab.pull("lab/app/manifests/1").await;
+    assert_eq!(header(&stale.0, "x-hydrant-cache"), "stale");
+    assert_eq!(header(&stale.0, "x-hydrant-error"), "unknown");
+}
+
+#[tokio::test]
+async fn a_pushed_tag_is_never_asked_about() {
+    let lab = Lab::start().await;
+    let (pushed, upstream) = (ImageBuilder::new(1).build(), ImageBuilder::new(2).build());
+    let name = "lab/app".parse().unwrap();
+    lab.upstream.insert(&upstream, "app", "1");
+    lab.hydrate(&pushed, "lab/app", "1").await;
+    lab.point(&name, "1", &pushed, Owner::Push, long_ago()).await;
+    assert_manifest(&lab.pull("lab/app/manifests/1").await, &pushed);
+    assert!(lab.upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn an_unknown_tag_is_404_and_a_failing_upstream_is_not() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&ImageBuilder::new(1).build(), "app", "1");
+    assert_eq!(lab.refusal("lab/app/manifests/none").await, (404, "unknown".to_owned()));
+    lab.upstream.inject("*", Fault::status(503));
+    let (status, class) = lab.refusal("lab/app/manifests/other").await;
+    assert_eq!((status, class.as_str()), (502, "upstream-down"));
+    lab.upstream.heal();
+    lab.upstream.inject("*", Fault::status(429).header("retry-after", "7"));
+    let limited = lab.get("lab/app/manifests/third").send().await.unwrap();
+    assert_eq!(header(limited.headers(), "retry-after"), "7");
+    assert_eq!(limited.status(), 429);
+}
+
+#[tokio::test]
+async fn many_unknown_names_are_few_requests_each() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&ImageBuilder::new(1).build(), "app", "1");
+    for round in 0..3 {
+        for n in 0..100 {
+            let path = format!("lab/app/manifests/none-{n}");
+            assert_eq!(lab.refusal(&path).await.0, 404, "round {round}");
+        }
+    }
+    assert_eq!(lab.upstream.gets("*"), 100);
+    assert!(lab.misses(0).await.is_empty(), "what does not exist is no miss");
+}
+
+#[tokio::test]
+async fn a_changed_rule_forgets_what_was_heard_under_the_old_one() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).build();
+    lab.upstream.insert(&image, "app", "1");
+    lab.pull("lab/app/manifests/1").await;
+    let text = format!(
+        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n[[rule]]\nname='lab'\n\
+         downstream='lab/*'\nupstream='lab'\nfresh_for='1m'\n",
+        lab.upstream.url()
+    );
+    lab.feed.replace(crate::lab::table(&text));
+    lab.pull("lab/app/manifests/1").await;
+    assert_eq!(lab.upstream.gets("*/manifests/*"), 2);
+    lab.feed.replace(hydrant_rules::Table::empty());
+    assert_eq!(lab.refusal("lab/app/manifests/1").await, (404, "unknown".to_owned()));
+}
+
+#[tokio::test]
+async fn tags_of_upstream_and_cache_are_listed_together() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).build();
+    for tag in ["a", "c", "e"] {
+        lab.upstream.insert(&image, "app", tag);
+    }
+    lab.hydrate(&image, "lab/app", "b").await;
+    let tags = async |path: &str| -> (serde_json::Value, String) {
+        let (headers, body) = lab.pull(path).await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["name"], "lab/app");
+        (body["tags"].clone(), header(&headers, "link").to_owned())
+    };
+    assert_eq!(tags("lab/app/tags/list").await.0, serde_json::json!(["a", "b", "c", "e"]));
+    let (page, link) = tags("lab/app/tags/list?n=2").await;
+    assert_eq!(page, serde_json::json!(["a", "b"]));
+    assert_eq!(link, "</v2/lab/app/tags/list?n=2&last=b>; rel=\"next\"");
+    let (page, link) = tags("lab/app/tags/list?n=2&last=b").await;
+    assert_eq!((page, link.as_str()), (serde_json::json!(["c", "e"]), ""));
+    assert_eq!(tags("lab/app/tags/list?n=0").await, (serde_json::json!([]), String::new()));
+    lab.upstream.stop().await;
+    assert_eq!(tags("lab/app/tags/list").await.0, serde_json::json!(["b"]));
+    assert_eq!(lab.refusal("lab/other/tags/list").await.0, 502);
+}
+
+#[tokio::test]
+async fn catalog_and_referrers_tell_what_is_local() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).build();
+    lab.hydrate(&image, "lab/app", "1").await;
+    let (_, body) = lab.pull("_catalog").await;
+    assert_eq!(body, r#"{"repositories":["lab/app"]}"#);
+    let path = format!("lab/app/referrers/{}?artifactType=application/x", image.digest);
+    let (headers, body) = lab.pull(&path).await;
+    assert_eq!(header(&headers, "oci-filters-applied"), "artifactType");
+    assert_eq!(header(&headers, "content-type"), "application/vnd.oci.image.index.v1+json");
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["manifests"], serde_json::json!([]));
+}
