@@ -5,7 +5,7 @@ use crate::{
     settle,
 };
 use hydrant_bus::{Delivery, Rejected};
-use hydrant_store::{DeadLetter, Store, StoreError, Undelivered};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, StoreError};
 use jiff::Timestamp;
 
 /// Records that `webhook` did not take the event of `delivery`. Told twice, it is one record.
@@ -18,8 +18,8 @@ pub async fn keep(
 ) -> Result<(), StoreError> {
     let event = delivery.message.clone();
     let letter = DeadLetter {
-        id: format!("{webhook}.{}", event.id),
-        subject: Undelivered::Delivery { webhook: webhook.to_owned(), event },
+        id: DeadLetterId::of_delivery(webhook, &event.id),
+        given_up: GivenUp::Delivery { webhook: webhook.to_owned(), event },
         class: Some(settle::class(result)),
         reason: settle::complaint(result).unwrap_or_default(),
         attempts: delivery.deliveries,
@@ -28,15 +28,12 @@ pub async fn keep(
     store.put_dead_letter(&letter).await
 }
 
-/// Records a message on the events stream that is no event.
-pub async fn keep_malformed(
-    store: &Store,
-    webhook: &str,
-    rejected: Rejected,
-) -> Result<(), StoreError> {
+/// Records a message on the events stream that is no event. Every webhook meets it; it is one
+/// record all the same.
+pub async fn keep_malformed(store: &Store, rejected: Rejected) -> Result<(), StoreError> {
     let letter = DeadLetter {
-        id: format!("{webhook}.malformed-{}", rejected.published.as_nanosecond()),
-        subject: Undelivered::Malformed { subject: rejected.subject },
+        id: DeadLetterId::of_malformed(&rejected.subject, &rejected.payload),
+        given_up: GivenUp::malformed(&rejected.subject, &rejected.payload),
         class: None,
         reason: rejected.reason,
         attempts: rejected.deliveries,

@@ -87,14 +87,14 @@ impl Endpoint {
             shutdown: stop,
             drain: self.settings.drain,
         };
-        let (store, name) = (self.store.clone(), self.name().to_owned());
+        let store = self.store.clone();
         let handle = move |delivery| {
             let endpoint = Arc::clone(&self);
             async move { endpoint.deliver(delivery).await }
         };
         let reject = move |rejected| {
-            let (store, name) = (store.clone(), name.clone());
-            async move { dead_letter::keep_malformed(&store, &name, rejected).await }
+            let store = store.clone();
+            async move { dead_letter::keep_malformed(&store, rejected).await }
         };
         consume(consumer, options, handle, reject).await;
     }
@@ -206,7 +206,7 @@ impl Endpoint {
         }
     }
 
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.sender.webhook().name.as_str()
     }
 }

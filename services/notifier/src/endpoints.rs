@@ -6,7 +6,7 @@ use crate::{
     endpoint::{Endpoint, Past},
 };
 use hydrant_boot::{Check, EditError, Importance};
-use hydrant_bus::{BusError, Consumer};
+use hydrant_bus::{Bus, BusError, Consumer};
 use hydrant_proto::Event;
 use hydrant_rules::{Name, Resources, Webhook};
 use std::{
@@ -126,7 +126,7 @@ impl Endpoints {
         let (stop, attached) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let serving = serve(
             endpoint,
-            bus.event_deliveries(name.as_str()),
+            bus.clone(),
             self.past,
             Attached { flag: Arc::clone(&attached), bell: Arc::clone(&self.attached) },
             stop.clone(),
@@ -181,21 +181,33 @@ struct Attached {
 
 async fn serve(
     endpoint: Arc<Endpoint>,
-    mut consumer: Consumer<Event>,
+    bus: Bus,
     past: Past,
     attached: Attached,
     stop: CancellationToken,
 ) {
     let attaching = async {
-        while let Err(error) = consumer.attach().await {
-            tracing::debug!(%error, "cannot attach to the bus yet");
+        loop {
+            match attach(&bus, endpoint.name()).await {
+                Ok(consumer) => return consumer,
+                Err(error) => tracing::debug!(%error, "cannot attach to the bus yet"),
+            }
             sleep(ATTACH_AGAIN).await;
         }
     };
-    if stop.run_until_cancelled(attaching).await.is_none() {
-        return;
-    }
+    let Some(consumer) = stop.run_until_cancelled(attaching).await else { return };
     attached.flag.store(true, Ordering::Release);
     attached.bell.notify_one();
     endpoint.serve(consumer, past, stop).await;
+}
+
+/// The webhook's consumer. Where there is none yet it begins when the resources were last written,
+/// so that nothing is missed between the writing of a webhook and this moment.
+async fn attach(bus: &Bus, webhook: &str) -> Result<Consumer<Event>, BusError> {
+    let mut consumer = bus.event_deliveries(webhook);
+    if let Some(document) = bus.resources().load().await? {
+        consumer = consumer.since(document.written_at);
+    }
+    consumer.attach().await?;
+    Ok(consumer)
 }

@@ -6,11 +6,10 @@ use bench::{
     Bench, SECRET, SOON, hydrated,
     raw::{Answer, RawEndpoint},
 };
-use futures::TryStreamExt as _;
 use hydrant_notifier::{Limits, Schedule, Settings};
 use hydrant_proto::{DeliveryOutcome, Event, EventKind, FailureClass};
-use hydrant_store::{DeadLetter, Undelivered};
-use hydrant_testkit::{WebhookSink, until, webhook::Reply};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp};
+use hydrant_testkit::{Reply, WebhookSink, until};
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::HashMap,
@@ -26,7 +25,7 @@ fn quick() -> Settings {
 
 async fn dead_letters(bench: &Bench, count: usize) -> Vec<DeadLetter> {
     until(&format!("{count} dead letters"), SOON, async || {
-        let letters: Vec<_> = bench.store.dead_letters().try_collect().await.ok()?;
+        let letters = bench.store.dead_letters().await.ok()?;
         (letters.len() >= count).then_some(letters)
     })
     .await
@@ -153,8 +152,8 @@ async fn an_exhausted_schedule_ends_in_a_dead_letter() {
     let event = hydrated(1);
     bench.publish(&event).await;
     let letter = dead_letters(&bench, 1).await.remove(0);
-    assert_eq!(letter.id, format!("ci.{}", event.id));
-    assert_eq!(letter.subject, Undelivered::Delivery { webhook: "ci".into(), event });
+    assert_eq!(letter.id, DeadLetterId::of_delivery("ci", &event.id));
+    assert_eq!(letter.given_up, GivenUp::Delivery { webhook: "ci".into(), event });
     assert_eq!((letter.attempts, letter.class), (3, Some(FailureClass::UpstreamDown)));
     assert!(letter.reason.contains("500"), "{}", letter.reason);
     let log = bench.log("ci", 3).await;
@@ -308,12 +307,12 @@ async fn webhooks_are_added_changed_and_disabled_while_running() {
     arrives(&old, 2_000..3_000).await;
     let before = new.received().len();
     bench.publish(&hydrated(4_000)).await;
-    old.wait_until("of the canary", SOON, |r| r.id() == hydrated(4_000).id).await;
+    old.wait_for_one("of the canary", SOON, |r| r.id() == hydrated(4_000).id).await;
     assert_eq!(new.received().len(), before);
 
     // What it missed meanwhile is told once it is enabled again.
     bench.webhooks(&[("ci", &new.url(), "")]).await;
-    new.wait_until("that was missed", SOON, |r| r.id() == hydrated(4_000).id).await;
+    new.wait_for_one("that was missed", SOON, |r| r.id() == hydrated(4_000).id).await;
 }
 
 #[tokio::test]
@@ -372,5 +371,5 @@ async fn deliveries_go_on_after_the_bus_was_away() {
     bench.nats.restart().await;
     bench.bus.connected().wait_for(|connected| *connected).await.unwrap();
     bench.publish(&hydrated(2)).await;
-    sink.wait_until("after the restart", SOON, |r| r.id() == hydrated(2).id).await;
+    sink.wait_for_one("after the restart", SOON, |r| r.id() == hydrated(2).id).await;
 }

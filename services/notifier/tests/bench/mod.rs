@@ -8,7 +8,7 @@ use hydrant_bus::{Bus, BusConfig};
 use hydrant_notifier::{Context, Settings};
 use hydrant_proto::{DeliveryAttempt, Event, EventData, EventKind};
 use hydrant_rules::{Resources, Table};
-use hydrant_store::{Store, StoreConfig};
+use hydrant_store::Store;
 use hydrant_testkit::{NatsServer, until};
 use jiff::Timestamp;
 use std::{fs, path::Path, time::Duration};
@@ -45,8 +45,7 @@ impl Bench {
         let config = BusConfig { ack_wait, ..BusConfig::new(nats.url(), "test") };
         let bus = Bus::connect(config).await.unwrap();
         bus.connected().wait_for(|connected| *connected).await.unwrap();
-        let store = directory.path().join("store").to_string_lossy().into_owned();
-        let store = Store::open(&StoreConfig::from_env(&store).unwrap()).unwrap();
+        let store = Store::in_memory();
         let feed = ResourceFeed::fixed(Table::empty());
         let editor = Editor::new(bus.resources(), feed.clone());
         Self { nats, bus, store, feed, editor, directory }
