@@ -1,5 +1,7 @@
 //! What goes out and what does not, on real sockets.
 
+#![allow(clippy::unwrap_used)] // Helpers of a test, outside of its functions.
+
 use hydrant_egress::{Addrs, Egress, EgressError, Name, Policy, Resolve, Resolving};
 use reqwest::Method;
 use std::{

@@ -5,7 +5,7 @@
 //! made twice. A 401 corrects what was learned; each request is authorised anew at most once.
 
 use crate::{
-    answer::{Blame, Failure},
+    answer::{Blame, Failure, Refusal},
     challenge::Challenge,
     error::UpstreamError,
     hosts,
@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use hydrant_rules::{Credential, Upstream};
 use hydrant_telemetry::metrics::RequestKind;
 use std::sync::Arc;
+use tokio::time::Instant;
 use url::Url;
 
 /// The authorisation of one upstream with one credential reference.
@@ -44,7 +45,6 @@ enum Scheme {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub header: HeaderValue,
-    token: Option<TokenKey>,
 }
 
 /// Longest scope accepted from a challenge, in bytes.
@@ -79,17 +79,24 @@ impl Auth {
             Scheme::Basic => self.basic(wire).await.map(Some),
             Scheme::Bearer { realm, service } => {
                 let key = TokenKey { realm, service, scope: scope.to_owned() };
-                self.bearer(wire, key, patience).await.map(Some)
+                let granted = self.bearer(wire, key, patience).await;
+                if granted.as_ref().is_err_and(|failure| failure.blame != Blame::Nobody) {
+                    // Perhaps the upstream has another token service by now; ask it next time.
+                    self.scheme.forget_if(|_| true).await;
+                }
+                granted.map(Some)
             }
         }
     }
 
-    /// What the request carries when it is made again, after a 401 with `headers` to `used`.
+    /// What the request carries when it is made again, after a 401 with `headers` to `used`, which
+    /// was sent at `sent`.
     pub async fn renew(
         &self,
         wire: &Wire,
         headers: &HeaderMap,
         used: Option<&Grant>,
+        sent: Instant,
         scope: &str,
         patience: Patience,
     ) -> Result<Grant, Failure> {
@@ -103,9 +110,7 @@ impl Auth {
                 let wanted = wanted.filter(|text| !text.is_empty() && text.len() <= MAX_SCOPE);
                 let scope = wanted.unwrap_or_else(|| scope.to_owned());
                 let key = TokenKey { realm, service, scope };
-                if let Some(used) = used {
-                    self.tokens.forget(&key, &used.header).await;
-                }
+                self.tokens.forget(&key, sent).await;
                 self.bearer(wire, key, patience).await
             }
             _ => self.basic_again(wire, used).await,
@@ -129,8 +134,11 @@ impl Auth {
         match response.status().as_u16() {
             401 => Challenge::of(response.headers())
                 .map_or(Ok(Scheme::Open), |challenge| self.scheme_of(wire, &challenge)),
-            status @ 500..=599 => {
-                Err(wire.down(what, format!("it answered {status}"), Blame::Failed))
+            408 | 425 | 429 | 500..=599 => {
+                let upstream = &wire.upstream;
+                let (by_endpoint, head, with_credential) = (true, false, false);
+                let refusal = Refusal { upstream, what, by_endpoint, head, with_credential };
+                Err(refusal.judge(response).await)
             }
             _ => Ok(Scheme::Open),
         }
@@ -161,12 +169,12 @@ impl Auth {
             token::fetch(wire, &key, login.as_ref(), patience).await
         };
         let token = self.tokens.get(&key, fetch).await?;
-        Ok(Grant { header: token.header, token: Some(key) })
+        Ok(Grant { header: token.header })
     }
 
     async fn basic(&self, wire: &Wire) -> Result<Grant, Failure> {
         match self.login(wire).await? {
-            Some(login) => Ok(Grant { header: token::basic(&login), token: None }),
+            Some(login) => Ok(Grant { header: token::basic(&login) }),
             None => Err(self.refused(wire, "it wants a user name and a password")),
         }
     }

@@ -214,11 +214,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slow_answers_count_against_it() {
         let breaker = Breaker::new("lab", settings());
-        for _ in 0..8 {
-            let pass = breaker.admit().unwrap();
-            tokio::time::advance(settings().slow_call).await;
-            pass.answered();
-        }
+        let passes: Vec<_> = (0..8).map(|_| breaker.admit().unwrap()).collect();
+        tokio::time::advance(settings().slow_call).await;
+        passes.into_iter().for_each(Pass::answered);
         assert!(matches!(breaker.state(), State::Open { .. }));
     }
 }

@@ -86,7 +86,8 @@ impl Exchange {
         }
         let permit = self.permit(ask, patience).await?;
         let pass = self.breaker.admit().map_err(|pause| self.not_admitted(pause))?;
-        let outcome = self.authorised(ask, patience).await;
+        // Boxed: the state of some five requests would otherwise sit in every caller's future.
+        let outcome = Box::pin(self.authorised(ask, patience)).await;
         settle(pass, &outcome);
         Ok(Reply { response: outcome?, permit })
     }
@@ -111,13 +112,14 @@ impl Exchange {
     async fn authorised(&self, ask: &Ask, patience: Patience) -> Result<Response, Failure> {
         let scope = ask.scope.as_str();
         let grant = self.auth.grant(&self.wire, scope, patience).await?;
+        let sent = Instant::now();
         let (response, url) = self.follow(ask, grant.as_ref(), patience).await?;
         let refused = response.status() == StatusCode::UNAUTHORIZED;
         if !(refused && hosts::is_endpoint(&self.upstream, &url)) {
             return self.judge(ask, response, &url).await;
         }
-        let headers = response.headers();
-        let grant = self.auth.renew(&self.wire, headers, grant.as_ref(), scope, patience).await?;
+        let (headers, used) = (response.headers(), grant.as_ref());
+        let grant = self.auth.renew(&self.wire, headers, used, sent, scope, patience).await?;
         let (response, url) = self.follow(ask, Some(&grant), patience).await?;
         self.judge(ask, response, &url).await
     }

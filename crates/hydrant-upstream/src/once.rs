@@ -37,10 +37,10 @@ impl<T: Clone> Cell<T> {
     ) -> Result<T, Failure> {
         let asked = Instant::now();
         let mut held = self.0.lock().await;
-        if let Some(fetched) = held.as_ref() {
-            if fetched.at >= asked || fetched.result.as_ref().is_ok_and(good) {
-                return fetched.result.clone();
-            }
+        if let Some(fetched) = held.as_ref()
+            && (fetched.at >= asked || fetched.result.as_ref().is_ok_and(good))
+        {
+            return fetched.result.clone();
         }
         let result = fetch.await;
         *held = Some(Fetched { at: Instant::now(), result: result.clone() });

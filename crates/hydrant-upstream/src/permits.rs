@@ -182,7 +182,8 @@ mod tests {
         drop(gone);
         drop(held);
         assert!(now(permits.acquire(Priority::Background)).is_some());
-        assert_eq!((permits.slots().used, permits.slots().used_by_background), (0, 0));
+        let slots = permits.slots();
+        assert_eq!((slots.used, slots.used_by_background), (0, 0));
     }
 
     #[test]

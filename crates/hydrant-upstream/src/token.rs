@@ -34,6 +34,7 @@ pub struct TokenKey {
 #[derive(Clone, Debug)]
 pub struct Token {
     pub header: HeaderValue,
+    got: Instant,
     good_until: Instant,
 }
 
@@ -67,10 +68,11 @@ impl Tokens {
         cell.get(|token| Instant::now() < token.good_until, fetch).await
     }
 
-    /// Forgets the token of `key` if it is the one that was refused.
-    pub async fn forget(&self, key: &TokenKey, refused: &HeaderValue) {
+    /// Forgets the token of `key`, unless it is newer than the request that was refused: then
+    /// somebody else has renewed it meanwhile.
+    pub async fn forget(&self, key: &TokenKey, refused: Instant) {
         if let Some(cell) = self.0.get(key).await {
-            cell.forget_if(|token| token.header == refused).await;
+            cell.forget_if(|token| token.got <= refused).await;
         }
     }
 }
@@ -159,14 +161,15 @@ impl Answer {
         let token = self.token.or(self.access_token).filter(|token| !token.is_empty())?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
         header.set_sensitive(true);
-        Some(Token { header, good_until: Instant::now() + life })
+        let got = Instant::now();
+        Some(Token { header, got, good_until: got + life })
     }
 }
 
 /// How long a token is used: nine tenths of its life, so that it does not expire on the way.
 fn life(expires_in: &serde_json::Value) -> Duration {
     let told = expires_in.as_f64().or_else(|| expires_in.as_str()?.parse().ok());
-    let life = match told {
+    let life = match told.filter(|seconds| !seconds.is_nan()) {
         Some(seconds) => Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFE)),
         None => DEFAULT_LIFE,
     };
@@ -188,10 +191,11 @@ mod tests {
             (json!(-5), 0),
             (json!(1e300), 77_760),
             (json!(0), 0),
+            (json!("NaN"), 54),
+            (json!("-inf"), 0),
         ] {
             assert_eq!(life(&told).as_secs(), seconds, "{told}");
         }
-        assert_eq!(life(&json!("NaN")).as_secs(), 0);
     }
 
     #[test]
