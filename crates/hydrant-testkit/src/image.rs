@@ -24,12 +24,14 @@ pub struct Image {
 #[derive(Clone, Debug)]
 pub struct Blob {
     pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
     pub content: Content,
 }
 
 impl From<Content> for Blob {
     fn from(content: Content) -> Self {
-        Self { digest: content.digest(), content }
+        Self { digest: content.digest(), size: content.length(), content }
     }
 }
 
@@ -195,7 +197,7 @@ impl Image {
 
     /// Bytes of all blobs of the closure, without manifests.
     pub fn blob_bytes(&self) -> u64 {
-        self.all_blobs().iter().map(|blob| blob.content.length()).sum()
+        self.all_blobs().iter().map(|blob| blob.size).sum()
     }
 
     /// Bytes of the whole closure, manifests included.
@@ -227,7 +229,7 @@ fn descriptor(media_type: &str, blob: &Blob) -> Value {
     json!({
         "mediaType": media_type,
         "digest": blob.digest.to_string(),
-        "size": blob.content.length(),
+        "size": blob.size,
     })
 }
 
@@ -268,7 +270,7 @@ impl Pusher {
         let put = self
             .request(Method::PUT, location.as_str())
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            .header(header::CONTENT_LENGTH, blob.content.length())
+            .header(header::CONTENT_LENGTH, blob.size)
             .body(reqwest::Body::wrap_stream(blob.content.stream()));
         accepted(put, StatusCode::CREATED).await;
     }
@@ -310,7 +312,7 @@ mod tests {
         let image = ImageBuilder::new(1).layers(&[10, 0, 70_000]).build();
         let parsed = Manifest::parse(&image.manifest).unwrap();
         let named: Vec<_> = parsed.blobs().map(|blob| (&blob.digest, blob.size)).collect();
-        let held = image.blobs.iter().map(|blob| (&blob.digest, blob.content.length()));
+        let held = image.blobs.iter().map(|blob| (&blob.digest, blob.size));
         assert_eq!(named, held.collect::<Vec<_>>());
         assert_eq!(ImageBuilder::new(1).layers(&[10, 0, 70_000]).build().digest, image.digest);
         assert_ne!(ImageBuilder::new(2).layers(&[10, 0, 70_000]).build().digest, image.digest);

@@ -185,14 +185,24 @@ impl WebhookSink {
     }
 
     /// Waits for a request that `wanted` takes and returns the first.
-    pub async fn wait_until(
+    pub async fn wait_for_one(
         &self,
         what: &str,
         limit: Duration,
         wanted: impl Fn(&WebhookRequest) -> bool,
     ) -> WebhookRequest {
-        until(&format!("webhook {what}"), limit, async || self.received().into_iter().find(&wanted))
+        self.wait_until(what, limit, |all| all.iter().find(|request| wanted(request)).cloned())
             .await
+    }
+
+    /// Waits until `wanted` makes something of all requests so far, and returns it.
+    pub async fn wait_until<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&[WebhookRequest]) -> Option<T>,
+    ) -> T {
+        until(&format!("webhooks: {what}"), limit, async || wanted(&self.received())).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -200,7 +200,7 @@ async fn tokens_are_scoped_counted_and_revocable() {
     let token = client::plain().get(&ask).basic_auth("lab", Some("secret")).send().await.unwrap();
     let token: serde_json::Value = token.json().await.unwrap();
     let with_token =
-        |url: &str| client::plain().get(url).bearer_auth(&token["token"].as_str().unwrap());
+        |url: &str| client::plain().get(url).bearer_auth(token["token"].as_str().unwrap());
     assert_eq!(with_token(&blob).send().await.unwrap().status(), 200);
     assert_eq!(with_token(&blob.replace("app", "other")).send().await.unwrap().status(), 401);
     upstream.revoke_tokens();
