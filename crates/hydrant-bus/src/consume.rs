@@ -118,7 +118,7 @@ pub async fn consume<M, H, F, R, G, E>(
 {
     let ConsumeOptions { slots, mut paused, shutdown, drain } = options;
     let Some(bus) = consumer.lanes.first().map(|lane| lane.bus().clone()) else { return };
-    let settler = Arc::new(Settler::new(consumer.owner, bus.config().ack_wait, handle, reject));
+    let settler = Arc::new(Settler::new(consumer.owner, &bus, handle, reject));
     let mut work = JoinSet::new();
     while let Some(free) = next_turn(&mut work, slots, &mut paused, &shutdown).await {
         let take = |message| {

@@ -1,7 +1,9 @@
 //! One message from delivery to settlement: decode, run the handler under the sender's trace, keep
 //! the server informed, and turn the verdict into an acknowledgement.
 
-use crate::{Consumed, Received, Rejected, Verdict, headers, source::published};
+use crate::{
+    Bus, Consumed, Received, Rejected, Verdict, headers, link::LinkState, source::published,
+};
 use async_nats::jetstream::{AckKind, Message as Delivered};
 use futures::FutureExt;
 use hydrant_proto::codec;
@@ -14,7 +16,10 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::time::{MissedTickBehavior, interval_at, timeout};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval_at, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -29,6 +34,7 @@ pub(crate) struct Settler<H, R> {
     /// Cancelled when handlers have to stop at once.
     pub(crate) stop: CancellationToken,
     pub(crate) unsettled: Unsettled,
+    link: watch::Receiver<LinkState>,
     ack_wait: Duration,
     handle: H,
     reject: R,
@@ -63,9 +69,16 @@ impl From<Verdict> for Settlement {
 }
 
 impl<H, R> Settler<H, R> {
-    pub(crate) fn new(owner: String, ack_wait: Duration, handle: H, reject: R) -> Self {
-        let (stop, unsettled) = (CancellationToken::new(), Unsettled::default());
-        Self { owner, stop, unsettled, ack_wait, handle, reject }
+    pub(crate) fn new(owner: String, bus: &Bus, handle: H, reject: R) -> Self {
+        Self {
+            owner,
+            stop: CancellationToken::new(),
+            unsettled: Unsettled::default(),
+            link: bus.link(),
+            ack_wait: bus.config().ack_wait,
+            handle,
+            reject,
+        }
     }
 
     /// Sees one message through; one that came too late to be `wanted` is given back.
@@ -193,7 +206,15 @@ impl<H, R> Settler<H, R> {
         if let AckKind::Ack | AckKind::Term = settlement.ack {
             self.unsettled.end(delivered);
         }
-        if let Err(error) = delivered.double_ack_with(settlement.ack).await {
+        let mut link = self.link.clone();
+        let epoch = link.borrow().epoch;
+        // The answer cannot come over another connection: no use in holding the slot for it.
+        let broken = link.wait_for(|link| !link.up || link.epoch != epoch);
+        let confirmed = tokio::select! {
+            confirmed = delivered.double_ack_with(settlement.ack) => confirmed,
+            _ = broken => Err("the connection broke".into()),
+        };
+        if let Err(error) = confirmed {
             tracing::warn!(
                 owner = self.owner,
                 subject = %delivered.subject,
