@@ -202,8 +202,8 @@ impl Flights {
     fn land(&self, flight: &Flight, outcome: Result<(), FlightError>) {
         match outcome {
             Ok(()) => {
-                flight.0.progress.send_modify(|progress| progress.stage = Stage::Stored);
                 self.leave(flight);
+                flight.0.progress.send_modify(|progress| progress.stage = Stage::Stored);
             }
             Err(error) => {
                 tracing::warn!(digest = %flight.digest(), class = %error.class(), %error, "flight failed");
