@@ -63,7 +63,9 @@ async fn odd_targets_are_refused() {
 #[tokio::test]
 async fn raw_control_characters_are_refused() {
     let lab = Lab::start().await;
-    for target in ["/v2/lab/a\0b/manifests/1", "/v2/lab/a\rb/manifests/1", "/v2/lab/\u{202e}/x"] {
+    for target in
+        ["/v2/lab/a\0b/manifests/1", "/v2/lab/a\rb/manifests/1", "/v2/lab/\u{202e}/manifests/x"]
+    {
         assert_eq!(status(&get(&lab, target).await), 400, "{target:?}");
     }
 }

@@ -116,7 +116,8 @@ async fn a_local_blob_is_read_by_ranges_too() {
 async fn wrong_bodies_never_end_cleanly_and_are_never_stored() {
     for fault in [
         Fault::wrong_bytes(),
-        Fault::truncate(400_000),
+        // The rest of it is asked for, once and again, and is cut off each time.
+        Fault::truncate(100_000),
         Fault::short(400_000),
         Fault::long(5),
         Fault::wrong_bytes().header("transfer-encoding", "chunked"),
@@ -131,12 +132,14 @@ async fn wrong_bodies_never_end_cleanly_and_are_never_stored() {
         if let Ok(answer) = lab.get(&path).send().await {
             let status = answer.status();
             let body = answer.bytes().await;
-            assert!(status != 200 || body.is_err(), "{told}: {status} ended cleanly");
+            let right = body.as_ref().is_ok_and(|body| *body == whole);
+            assert!(status != 200 || body.is_err() || right, "{told}: ended cleanly");
         }
         let digest = &image.blobs[1].digest;
         until("the flight is over", SOON, async || lab.flights.get(digest).is_none().then_some(()))
             .await;
-        assert_eq!(lab.store.blob_size(digest).await.unwrap(), None, "{told}");
+        let kept = lab.store.read_blob(digest, None).await.unwrap();
+        assert!(kept.is_none_or(|kept| kept.size == 500_000), "{told}");
         lab.upstream.heal();
         until("the upstream is asked again", SOON, async || {
             let answer = lab.get(&path).send().await.ok()?;

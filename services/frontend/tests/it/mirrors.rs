@@ -26,7 +26,7 @@ async fn containerd_and_docker_find_docker_hub() {
         assert_eq!(body, node.manifest, "{path}");
         assert_eq!(header(&headers, "x-hydrant-rule"), "hub");
     }
-    assert_eq!(lab.upstream.gets("*"), 1, "one place, whatever it is called");
+    assert_eq!(lab.upstream.gets("*/manifests/*"), 1, "one place, whatever it is called");
     let misses = lab.misses(1).await;
     assert_eq!(misses[0].request.repository.as_str(), "docker/library/node");
 }
