@@ -27,6 +27,7 @@ use hydrant_rules::Kind;
 pub(crate) const PREFIX: &str = "/api/v1";
 
 pub(crate) struct Route {
+    #[cfg_attr(not(test), expect(dead_code, reason = "compared with the OpenAPI document"))]
     pub method: Method,
     /// Below [`PREFIX`].
     pub path: String,

@@ -1,0 +1,232 @@
+//! One process: its parts built in order, its roles run until told to stop, then drained.
+
+use crate::{
+    banner,
+    cli::{RoleFlags, UpFlags},
+    embedded::NatsServer,
+};
+use anyhow::Context as _;
+use hydrant_boot::{
+    AdminToken, Context, Drained, Readiness, Role, Settings, admin, bind, drain, stop_on_signals,
+};
+use hydrant_control::{BreakerLine, Breakers};
+use hydrant_flight::Flights;
+use hydrant_upstream::{BreakerState, SecretSource, Upstreams};
+use std::time::{Duration, Instant};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for what is left to do after the roles have ended.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// `hydrant up`: all four roles, against a nats-server of its own unless another is named.
+pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
+    flags.settings.check(Role::Up)?;
+    if flags.settings.bus.nats_url.is_some() {
+        return Box::pin(run(Role::Up, flags.settings, None)).await;
+    }
+    let program = crate::embedded::find(flags.nats_server.as_deref())?;
+    Box::pin(run(Role::Up, flags.settings, Some(program))).await
+}
+
+/// One of the four roles.
+pub async fn role(role: Role, flags: RoleFlags) -> anyhow::Result<()> {
+    flags.settings.check(role)?;
+    Box::pin(run(role, flags.settings, None)).await
+}
+
+async fn run(
+    role: Role,
+    settings: Settings,
+    nats_server: Option<crate::embedded::Program>,
+) -> anyhow::Result<()> {
+    let token = AdminToken::from_env().map_err(anyhow::Error::msg)?;
+    let telemetry = hydrant_telemetry::init(&settings.telemetry(role))?;
+    let listeners = Listeners::bind(role, &settings).await?;
+    let readiness = Readiness::default();
+    let stop =
+        stop_on_signals(readiness.clone(), settings.drain_delay.0).context("listen for signals")?;
+
+    let nats = match nats_server {
+        Some(program) => Some(NatsServer::start(program, &settings.data()).await?),
+        None => None,
+    };
+    let nats_url = match &nats {
+        Some(server) => server.url(),
+        None => settings.bus.nats_url.clone().unwrap_or_default(),
+    };
+    let deadline = settings.drain_deadline.0;
+    let context = Context::start(settings, role, &nats_url, readiness, &stop).await?;
+    let facts = banner::Facts::gather(role, &context, &listeners, nats.as_ref());
+    let fetching = Fetching::new(role, &context)?;
+    let roles = start(role, &context, fetching.as_ref(), token, listeners, &stop);
+    facts.tell(&context);
+
+    let ended = drain(&stop, deadline, all(roles, &stop)).await;
+    let closing = close(context, fetching, nats);
+    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+        tracing::warn!("not everything was closed in time");
+    }
+    tracing::info!("stopped");
+    // It blocks while it sends the last spans.
+    let _ = tokio::task::spawn_blocking(|| telemetry.shutdown()).await;
+    match ended {
+        Drained::Finished(outcome) => outcome,
+        Drained::DeadlinePassed => Ok(()),
+    }
+}
+
+/// The sockets of a process, bound before anything else is started: a taken port is known at once.
+pub struct Listeners {
+    pub pulls: Option<TcpListener>,
+    pub admin: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(role: Role, settings: &Settings) -> anyhow::Result<Self> {
+        let pulls = match role {
+            Role::Up | Role::Frontend => Some(bind("--listen", settings.listen).await?),
+            Role::Importer | Role::Notifier | Role::Control => None,
+        };
+        Ok(Self { pulls, admin: bind("--admin", settings.admin).await? })
+    }
+}
+
+/// What fetches from upstreams: shared by frontend and importer, so that one process reads a blob
+/// once and has one breaker per upstream.
+struct Fetching {
+    upstreams: Upstreams,
+    flights: Flights,
+}
+
+impl Fetching {
+    fn new(role: Role, context: &Context) -> anyhow::Result<Option<Self>> {
+        if !matches!(role, Role::Up | Role::Frontend | Role::Importer) {
+            return Ok(None);
+        }
+        let (spool, budget) = (context.settings.spool_dir(), context.settings.spool.0);
+        let flights = Flights::new(context.store.clone(), spool.clone(), budget)
+            .with_context(|| format!("use the spool directory {} (--data)", spool.display()))?;
+        Ok(Some(Self { upstreams: Upstreams::new(SecretSource::default()), flights }))
+    }
+
+    fn breakers(&self) -> Breakers {
+        let upstreams = self.upstreams.clone();
+        Breakers::new(move |name| {
+            let client = upstreams
+                .all()
+                .into_iter()
+                .find(|client| client.upstream().name.as_str() == name)?;
+            Some(breaker_line(client.breaker().state()))
+        })
+    }
+}
+
+fn breaker_line(state: BreakerState) -> BreakerLine {
+    let (state, retry_after_seconds) = match state {
+        BreakerState::Closed => ("closed", None),
+        BreakerState::HalfOpen => ("half-open", None),
+        BreakerState::Open { until } => {
+            let left = until.saturating_duration_since(Instant::now().into());
+            ("open", Some(left.as_secs() + 1))
+        }
+    };
+    BreakerLine { state, retry_after_seconds }
+}
+
+type Roles = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// Starts the roles of this process.
+fn start(
+    role: Role,
+    context: &Context,
+    fetching: Option<&Fetching>,
+    token: Option<AdminToken>,
+    listeners: Listeners,
+    stop: &CancellationToken,
+) -> Roles {
+    let mut roles = Roles::new();
+    if let (Some(fetching), Some(listener)) = (fetching, listeners.pulls) {
+        let frontend = hydrant_frontend::Context {
+            store: context.store.clone(),
+            bus: context.bus.clone(),
+            feed: context.feed.clone(),
+            upstreams: fetching.upstreams.clone(),
+            settings: hydrant_frontend::Settings {
+                drain: context.settings.drain_deadline.0,
+                ..hydrant_frontend::Settings::default()
+            },
+        };
+        let run = hydrant_frontend::run(frontend, fetching.flights.clone(), listener, stop.clone());
+        roles.spawn(async { ("frontend", run.await) });
+    }
+    if let (Some(fetching), Role::Up | Role::Importer) = (fetching, role) {
+        let (flights, upstreams) = (fetching.flights.clone(), fetching.upstreams.clone());
+        let run = hydrant_importer::run(context.clone(), flights, upstreams, stop.clone());
+        roles.spawn(async { ("importer", run.await) });
+    }
+    if matches!(role, Role::Up | Role::Notifier) {
+        let notifier = hydrant_notifier::Context::of(context);
+        let run = hydrant_notifier::run(notifier, stop.clone());
+        roles.spawn(async { ("notifier", run.await) });
+    }
+    start_admin(&mut roles, role, context, fetching, token, listeners.admin, stop);
+    roles
+}
+
+/// The admin port: the control role's API beside it where there is that role.
+fn start_admin(
+    roles: &mut Roles,
+    role: Role,
+    context: &Context,
+    fetching: Option<&Fetching>,
+    token: Option<AdminToken>,
+    listener: TcpListener,
+    stop: &CancellationToken,
+) {
+    let stop = stop.clone();
+    if !matches!(role, Role::Up | Role::Control) {
+        let readiness = context.readiness.clone();
+        let serving = admin::serve_admin(listener, readiness, axum::Router::new(), stop);
+        roles.spawn(async {
+            serving.await;
+            ("admin", Ok(()))
+        });
+        return;
+    }
+    let breakers = fetching.map_or_else(Breakers::none, Fetching::breakers);
+    let config = hydrant_control::Config { context: context.clone(), token, breakers };
+    let run = hydrant_control::run(config, listener, stop);
+    roles.spawn(async { ("control", run.await) });
+}
+
+/// Waits for all roles. One that fails or ends unasked ends the others, and the process with them.
+async fn all(mut roles: Roles, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut first = Ok(());
+    while let Some(joined) = roles.join_next().await {
+        let outcome = match joined {
+            Ok((name, Ok(()))) if stop.is_cancelled() => {
+                tracing::debug!(role = name, "role ended");
+                Ok(())
+            }
+            Ok((name, Ok(()))) => Err(anyhow::anyhow!("{name} ended unasked")),
+            Ok((name, Err(error))) => Err(error.context(format!("run {name}"))),
+            Err(panicked) => Err(anyhow::anyhow!("a role panicked: {panicked}")),
+        };
+        stop.cancel();
+        first = first.and(outcome);
+    }
+    first
+}
+
+/// What is left after the roles: flights are ended with their uploads aborted, then the bus goes,
+/// then the server of the bus.
+async fn close(context: Context, fetching: Option<Fetching>, nats: Option<NatsServer>) {
+    if let Some(fetching) = fetching {
+        fetching.flights.stop().await;
+    }
+    context.close().await;
+    if let Some(server) = nats {
+        server.stop().await;
+    }
+}
