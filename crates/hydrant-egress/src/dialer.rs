@@ -5,10 +5,9 @@ use reqwest::{Client, Method, RequestBuilder, dns::Resolve, redirect};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use url::{Host, Url};
 
-/// Most header lines of a response; a response with more is dropped.
+/// Most header lines of a response; a response with more is dropped. Their bytes are bounded by
+/// hyper's read buffer (408 KiB).
 const MAX_HEADERS: usize = 128;
-/// Most bytes of response headers over HTTP/2. HTTP/1 is bounded by hyper's read buffer (408 KiB).
-const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// How long an idle connection is kept. Shorter than the 60 s after which common balancers close
 /// theirs, so that a request seldom meets a connection closed under it.
 const IDLE: Duration = Duration::from_secs(50);
@@ -77,9 +76,10 @@ impl Egress {
             .referer(false)
             .connect_timeout(policy.connect_timeout)
             .pool_idle_timeout(IDLE)
+            // Over HTTP/2 all bodies of a host share one connection and its window, so one reader
+            // that stalls would stall the others, and parallel ranges would gain nothing.
+            .http1_only()
             .http1_max_headers(MAX_HEADERS)
-            .http2_max_header_list_size(MAX_HEADER_BYTES)
-            .http2_adaptive_window(true)
             .user_agent(concat!("hydrant/", env!("CARGO_PKG_VERSION")));
         if let Some(pause) = policy.read_timeout {
             builder = builder.read_timeout(pause);

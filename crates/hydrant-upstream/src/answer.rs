@@ -37,6 +37,9 @@ pub struct Refusal<'a> {
     /// Whether the configured endpoint itself answered, and not a host it redirected to.
     pub by_endpoint: bool,
     pub head: bool,
+    /// Whether any 404 of the endpoint counts, a web page too: how registries without the API
+    /// answer that is asked for.
+    pub any_404: bool,
     /// Whether a credential, or a token got with one, was sent.
     pub with_credential: bool,
 }
@@ -88,6 +91,9 @@ impl Refusal<'_> {
     /// Whether a "not found" comes from a registry. The spec lets it leave the body away, so an
     /// empty answer of the endpoint counts; a web page does not.
     fn is_certain(&self, headers: &HeaderMap, body: Option<&[u8]>) -> bool {
+        if self.any_404 && self.by_endpoint {
+            return true;
+        }
         let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let json = kind.is_some_and(|kind| kind.contains("json"));
         let registry = headers.contains_key("docker-distribution-api-version");
@@ -156,7 +162,8 @@ mod tests {
     use hydrant_proto::FailureClass as Class;
 
     fn refusal(head: bool, by_endpoint: bool, with_credential: bool) -> Refusal<'static> {
-        Refusal { upstream: "lab", what: "manifest a:1", by_endpoint, head, with_credential }
+        let (upstream, what, any_404) = ("lab", "manifest a:1", false);
+        Refusal { upstream, what, by_endpoint, head, any_404, with_credential }
     }
 
     fn judge(
@@ -196,6 +203,9 @@ mod tests {
             assert_eq!(failure.error.class(), class, "{head} {by_endpoint} {kind} {body:?}");
             assert_eq!(failure.blame, Blame::Answered);
         }
+        let any = Refusal { any_404: true, ..refusal(false, true, false) };
+        let failure = judge(&any, 404, "text/plain", Some("404 page not found"));
+        assert_eq!(failure.error.class(), Class::Unknown);
     }
 
     #[test]

@@ -136,8 +136,14 @@ impl Auth {
                 .map_or(Ok(Scheme::Open), |challenge| self.scheme_of(wire, &challenge)),
             408 | 425 | 429 | 500..=599 => {
                 let upstream = &wire.upstream;
-                let (by_endpoint, head, with_credential) = (true, false, false);
-                let refusal = Refusal { upstream, what, by_endpoint, head, with_credential };
+                let refusal = Refusal {
+                    upstream,
+                    what,
+                    by_endpoint: true,
+                    head: false,
+                    any_404: false,
+                    with_credential: false,
+                };
                 Err(refusal.judge(response).await)
             }
             _ => Ok(Scheme::Open),

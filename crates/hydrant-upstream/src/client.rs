@@ -186,6 +186,7 @@ impl Client {
         let path = format!("referrers/{digest}");
         let mut ask = self.ask(RequestKind::Manifest, repository, &path, priority);
         ask.what = format!("the referrers of {repository}@{digest}");
+        ask.any_404 = true;
         ask.headers.insert(ACCEPT, manifest::accept());
         match self.exchange.call(&ask).await {
             Ok(reply) => listing::referrers(reply, self.name(), &ask.what).await.map(Some),
@@ -277,6 +278,7 @@ impl Client {
             headers: HeaderMap::new(),
             scope: format!("repository:{repository}:pull"),
             priority,
+            any_404: false,
             budget: None,
         }
     }

@@ -43,6 +43,8 @@ pub struct Ask {
     /// What a token must allow.
     pub scope: String,
     pub priority: Priority,
+    /// Whether a 404 that no registry would write means "not there" all the same.
+    pub any_404: bool,
     /// Longest wait for the whole call; without it, `Upstream::timeout` for each answer.
     pub budget: Option<Duration>,
 }
@@ -154,6 +156,7 @@ impl Exchange {
             what: &ask.what,
             by_endpoint: hosts::is_endpoint(&self.upstream, url),
             head: ask.method == Method::HEAD,
+            any_404: ask.any_404,
             with_credential: self.auth.is_credential_refused(response.headers()),
         };
         Err(refusal.judge(response).await)

@@ -118,4 +118,36 @@ mod tests {
             assert!(!refused.contains("u:p"), "{refused}");
         }
     }
+
+    #[test]
+    fn redirects_stay_on_the_list_and_on_tls() {
+        let from: Url = "https://r.lab/v2/a/blobs/x".parse().unwrap();
+        for (allow_private, hosts, location, leads_to) in [
+            (false, vec![], "https://cdn.example/x?sig=y", Some("https://cdn.example/x?sig=y")),
+            (false, vec![], "/other", Some("https://r.lab/other")),
+            (false, vec![], "http://cdn.example/x", None),
+            (true, vec![], "http://cdn.example/x", Some("http://cdn.example/x")),
+            (false, vec!["*.example"], "https://cdn.example/x", Some("https://cdn.example/x")),
+            (false, vec!["*.example"], "https://r.lab/x", Some("https://r.lab/x")),
+            (false, vec!["*.example"], "https://cdn.example.evil/x", None),
+            (false, vec!["cdn.example:8443"], "https://cdn.example/x", None),
+            (
+                false,
+                vec!["cdn.example:443"],
+                "https://cdn.example/x",
+                Some("https://cdn.example/x"),
+            ),
+        ] {
+            let upstream: Upstream = serde_json::from_value(json!({
+                "name": "lab", "endpoint": "https://r.lab", "allow_private": allow_private,
+                "redirect_hosts": hosts,
+            }))
+            .unwrap();
+            let answer = http::Response::builder().header(LOCATION, location).body("").unwrap();
+            let found = redirect(&upstream, &from, &answer.into());
+            assert_eq!(found.as_ref().map(Url::as_str).ok(), leads_to, "{location}: {found:?}");
+        }
+        let nowhere = http::Response::new("").into();
+        assert!(redirect(&upstream("https://r.lab", &[]), &from, &nowhere).is_err());
+    }
 }

@@ -72,6 +72,10 @@ impl Wire {
             .map_err(|source| self.refused(source))?
             .headers(hop.headers);
         let left = patience.left();
+        if left.is_zero() {
+            let detail = "the time for it was used up before it was asked".to_owned();
+            return Err(self.down(hop.what, detail, Blame::Nobody));
+        }
         match timeout(left, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.not_sent(hop.what, &host, error)),

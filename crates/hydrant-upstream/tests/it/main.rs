@@ -8,3 +8,4 @@ mod credentials;
 mod lab;
 mod manifests;
 mod realms;
+mod stock_registry;
