@@ -162,3 +162,27 @@ impl Store {
 fn conflict(path: &Path) -> StoreError {
     StoreError::Conflict { key: path.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faulty::Fault;
+
+    #[tokio::test]
+    async fn a_lost_answer_is_recognised_as_our_own_success() {
+        let (store, _) = Store::faulty(Fault::LosesAnswers);
+        let path = Path::from("record");
+        let first = store.compare_and_set(&path, "1".into(), &Stamp::Absent).await.unwrap();
+        store.compare_and_set(&path, "2".into(), &first).await.unwrap();
+        let stale = store.compare_and_set(&path, "3".into(), &first).await;
+        assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    }
+
+    #[tokio::test]
+    async fn a_write_without_an_answer_is_in_doubt() {
+        let (store, _) = Store::faulty(Fault::Fails);
+        let path = Path::from("record");
+        let put = store.compare_and_set(&path, "1".into(), &Stamp::Absent).await;
+        assert!(matches!(put, Err(StoreError::Unknown { .. })), "{put:?}");
+    }
+}

@@ -118,3 +118,22 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 pub(crate) fn remove(file: &StagedFile) -> io::Result<bool> {
     present(fs::remove_file(&file.path)).map(|removed| removed.is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As by a process that was stopped while it held the lock.
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_held_for_ever_is_an_error_and_no_wait_for_ever() {
+        let root = tempfile::tempdir().unwrap();
+        let (_, ours) = Directory::open(root.path().to_owned()).unwrap();
+        let (_, theirs) = Directory::open(root.path().to_owned()).unwrap();
+        let path = Path::from("record");
+        let held = theirs.lock(&path).await.unwrap();
+        let lock = ours.lock(&path).await;
+        assert!(matches!(lock, Err(StoreError::Unavailable { .. })), "{lock:?}");
+        drop(held);
+        ours.lock(&path).await.unwrap();
+    }
+}

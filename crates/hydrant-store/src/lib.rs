@@ -14,6 +14,8 @@ mod completion;
 mod dead_letter;
 mod directory;
 mod error;
+#[cfg(test)]
+mod faulty;
 mod key;
 mod leftovers;
 mod link;

@@ -1,7 +1,7 @@
 //! Lists of tags and repositories, in the order and by the pages of the distribution spec.
 
 use crate::{Store, error::StoreError, key};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, pin_mut, stream};
 use hydrant_proto::{RepositoryName, Tag};
 use object_store::path::Path;
 
@@ -27,16 +27,23 @@ impl<T: Ord> Page<T> {
 
 impl Store {
     /// At most `n` tags of a repository after `last`, sorted by their bytes. Empty for a
-    /// repository that is not there.
+    /// repository that is not there. Reads all keys below its tags: stores sort `a-b` before `a`,
+    /// and some go on listing directories that are empty by now.
     pub async fn tags(
         &self,
         repository: &RepositoryName,
         last: Option<&Tag>,
         n: usize,
     ) -> Result<Page<Tag>, StoreError> {
-        let listed = self.list_directory(&self.below(&key::tags_of(repository))).await?;
-        let tags = listed.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
-        Ok(Page::cut(tags.filter(|tag| last.is_none_or(|last| tag > last)).collect(), n))
+        let root = self.below(&key::tags_of(repository));
+        let listed = self.list_all(root.clone());
+        pin_mut!(listed);
+        let mut found = Vec::new();
+        while let Some(object) = listed.next().await.transpose()? {
+            let tag = current_tag(&root, &object.location);
+            found.extend(tag.filter(|tag| last.is_none_or(|last| tag > last)));
+        }
+        Ok(Page::cut(found, n))
     }
 
     /// At most `n` repositories with manifests after `last`, sorted by their bytes. Walks them
@@ -53,8 +60,7 @@ impl Store {
             let mut listed = listed.buffer_unordered(AT_ONCE);
             let mut next = Vec::new();
             while let Some((path, children)) = listed.next().await.transpose()? {
-                let (own, nested): (Vec<_>, Vec<_>) =
-                    children.into_iter().partition(|child| is_own(child));
+                let (own, nested): (Vec<_>, Vec<_>) = children.into_iter().partition(is_own);
                 if own.iter().any(|child| child.filename() == Some("_manifests")) {
                     found.extend(name_of(&root, &path));
                 }
@@ -72,6 +78,13 @@ impl Store {
         let listed = self.list_directory(&path).await?;
         Ok((path, listed.common_prefixes))
     }
+}
+
+/// The tag whose current link this is.
+fn current_tag(root: &Path, path: &Path) -> Option<Tag> {
+    let mut parts = path.prefix_match(root)?;
+    let tag = parts.next()?.as_ref().parse().ok()?;
+    parts.next().filter(|part| part.as_ref() == "current").map(|_| tag)
 }
 
 /// Whether a directory is a repository's own (`_layers`, `_manifests`, `_uploads`), not another

@@ -137,3 +137,42 @@ fn unusable(error: StoreError) -> StoreError {
 fn refused(what: &str) -> StoreError {
     StoreError::Refused { reason: format!("this store cannot decide races: {what}; {REMEDY}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faulty::Fault;
+    use std::sync::atomic::Ordering;
+
+    #[tokio::test]
+    async fn a_store_that_cannot_decide_races_is_refused_by_name() {
+        for (fault, expected) in [
+            (Fault::IgnoresCreate, "it ignores `If-None-Match`"),
+            (Fault::IgnoresUpdate, "it ignores `If-Match`"),
+            (Fault::NotAtomic, "but not atomically"),
+            (Fault::NotImplemented, "it cannot be written so"),
+        ] {
+            let (store, fired) = Store::faulty(fault);
+            let error = store.probe().await.unwrap_err();
+            assert!(fired.load(Ordering::Relaxed) > 0);
+            assert!(matches!(error, StoreError::Refused { .. }), "{fault:?}: {error}");
+            assert!(error.to_string().contains(expected), "{fault:?}: {error}");
+            assert!(error.to_string().contains("use a store that has them"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_loses_answers_is_a_store() {
+        let (store, fired) = Store::faulty(Fault::LosesAnswers);
+        store.probe().await.unwrap();
+        assert!(fired.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test]
+    async fn a_layout_of_another_version_is_refused() {
+        let store = Store::in_memory();
+        let path = store.at(Key::Layout);
+        store.put_json(&path, &Layout { version: 2 }, PutMode::Overwrite).await.unwrap();
+        assert!(matches!(store.probe().await, Err(StoreError::Refused { .. })));
+    }
+}

@@ -59,7 +59,9 @@ impl S3 {
                 builder.with_endpoint(url).with_allow_http(true).build().map_err(refused)?
             }
         };
-        let http = ReqwestConnector::default().connect(&client_options()).map_err(refused)?;
+        // The builders have already refused a plain endpoint that is not allowed.
+        let options = client_options().with_allow_http(true);
+        let http = ReqwestConnector::default().connect(&options).map_err(refused)?;
         Ok(Self { client: Arc::new(client), signer, http })
     }
 

@@ -1,0 +1,178 @@
+//! Stores that misbehave, for tests: memory behind a wrapper that breaks conditional writes.
+
+use crate::{Backend, Store};
+use futures::{future::BoxFuture, stream::BoxStream};
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory,
+    path::Path,
+};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// What goes wrong with a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    IgnoresCreate,
+    IgnoresUpdate,
+    /// Looks at the condition, lets others in, then writes.
+    NotAtomic,
+    /// Writes, and answers with an error.
+    LosesAnswers,
+    /// Answers with an error, and does not write.
+    Fails,
+    /// Does not know conditional writes.
+    NotImplemented,
+}
+
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: InMemory,
+    fault: Fault,
+    pub fired: Arc<AtomicUsize>,
+}
+
+impl Store {
+    /// A store in memory with a fault, and the count of its firings.
+    pub(crate) fn faulty(fault: Fault) -> (Self, Arc<AtomicUsize>) {
+        let fired = Arc::new(AtomicUsize::new(0));
+        let objects = Faulty { inner: InMemory::new(), fault, fired: Arc::clone(&fired) };
+        (Self::new(Arc::new(objects), Path::default(), Backend::Memory), fired)
+    }
+}
+
+fn broken() -> object_store::Error {
+    object_store::Error::Generic { store: "faulty", source: "broken on purpose".into() }
+}
+
+impl Faulty {
+    async fn put(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        mut options: PutOptions,
+    ) -> Result<PutResult> {
+        let is_create = options.mode == PutMode::Create;
+        if options.mode == PutMode::Overwrite {
+            return self.inner.put_opts(path, payload, options).await;
+        }
+        self.fired.fetch_add(1, Ordering::Relaxed);
+        match self.fault {
+            Fault::IgnoresCreate if is_create => options.mode = PutMode::Overwrite,
+            Fault::IgnoresUpdate if !is_create => options.mode = PutMode::Overwrite,
+            Fault::IgnoresCreate | Fault::IgnoresUpdate => {}
+            Fault::NotAtomic => {
+                let there = self.inner.get_opts(path, GetOptions::default()).await;
+                let there = there.ok().and_then(|found| found.meta.e_tag);
+                let expected = match &options.mode {
+                    PutMode::Update(version) => version.e_tag.clone(),
+                    _ => None,
+                };
+                tokio::task::yield_now().await;
+                options.mode = if there == expected { PutMode::Overwrite } else { PutMode::Create };
+            }
+            Fault::LosesAnswers => {
+                self.inner.put_opts(path, payload, options).await?;
+                return Err(broken());
+            }
+            Fault::Fails => return Err(broken()),
+            Fault::NotImplemented => {
+                let (operation, implementer) = ("conditional put".into(), "faulty".into());
+                return Err(object_store::Error::NotImplemented { operation, implementer });
+            }
+        }
+        self.inner.put_opts(path, payload, options).await
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Faulty({:?})", self.fault)
+    }
+}
+
+/// Written as the macro of the trait expands, which is not a dependency of this crate.
+impl ObjectStore for Faulty {
+    fn put_opts<'a, 'b, 'c>(
+        &'a self,
+        path: &'b Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> BoxFuture<'c, Result<PutResult>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        Box::pin(self.put(path, payload, options))
+    }
+
+    fn put_multipart_opts<'a, 'b, 'c>(
+        &'a self,
+        path: &'b Path,
+        options: PutMultipartOptions,
+    ) -> BoxFuture<'c, Result<Box<dyn MultipartUpload>>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        self.inner.put_multipart_opts(path, options)
+    }
+
+    fn get_opts<'a, 'b, 'c>(
+        &'a self,
+        path: &'b Path,
+        options: GetOptions,
+    ) -> BoxFuture<'c, Result<GetResult>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        self.inner.get_opts(path, options)
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_delimiter<'a, 'b, 'c>(
+        &'a self,
+        prefix: Option<&'b Path>,
+    ) -> BoxFuture<'c, Result<ListResult>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        self.inner.list_with_delimiter(prefix)
+    }
+
+    fn copy_opts<'a, 'b, 'd, 'c>(
+        &'a self,
+        from: &'b Path,
+        to: &'d Path,
+        options: CopyOptions,
+    ) -> BoxFuture<'c, Result<()>>
+    where
+        'a: 'c,
+        'b: 'c,
+        'd: 'c,
+        Self: 'c,
+    {
+        self.inner.copy_opts(from, to, options)
+    }
+}

@@ -1,0 +1,102 @@
+//! One suite of what a store must do, run in memory, on a directory and on a real S3.
+
+mod bench;
+mod blobs;
+mod damage;
+mod leftovers;
+mod lists;
+mod manifests;
+mod races;
+mod records;
+mod served;
+mod tags;
+
+use bench::Bench;
+use hydrant_testkit::SeaweedFs;
+use std::sync::Arc;
+
+/// Runs every test of the suite, each in a place of its own.
+macro_rules! run {
+    ($bench:expr; $($test:path),+ $(,)?) => {
+        $(
+            eprintln!("running {}", stringify!($test));
+            let bench: Bench = $bench;
+            $test(&bench).await;
+            bench.leaves_nothing_open().await;
+        )+
+    };
+}
+
+macro_rules! suite {
+    ($bench:expr) => {
+        run! {
+            $bench;
+            blobs::a_blob_is_read_back_whole_and_in_parts,
+            blobs::an_empty_blob_is_a_blob,
+            blobs::a_blob_of_many_parts_is_read_back,
+            blobs::wrong_bytes_are_never_visible,
+            blobs::an_aborted_or_dropped_blob_leaves_nothing,
+            blobs::a_caller_that_goes_away_leaves_nothing_open,
+            lists::tags_and_repositories_come_in_pages,
+            lists::a_repository_without_manifests_is_not_listed,
+            manifests::a_staged_manifest_is_visible_only_after_its_commit,
+            manifests::a_manifest_that_was_not_staged_cannot_be_committed,
+            manifests::referrers_are_found_once_visible,
+            races::one_of_many_creators_wins,
+            races::one_of_many_successors_wins,
+            races::two_handles_decide_the_same_race,
+            records::misses_are_kept_until_forgotten,
+            records::an_older_completion_never_replaces_a_newer,
+            records::dead_letters_are_kept_until_dropped,
+            tags::a_tag_moves_only_from_what_was_seen,
+            tags::a_tombstone_takes_the_links_away,
+            tags::racing_writers_leave_the_link_of_the_winner,
+            tags::a_tag_of_a_stock_registry_is_adopted_as_pushed,
+            tags::a_link_left_behind_is_mended,
+            probe_accepts,
+        }
+    };
+}
+
+async fn probe_accepts(bench: &Bench) {
+    bench.store.probe().await.unwrap();
+    bench.store.probe().await.unwrap();
+    let left: Vec<_> = bench.objects().await.into_keys().filter(|k| k.contains("probe")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_suite_holds_in_memory() {
+    suite!(Bench::in_memory());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_suite_holds_on_a_directory() {
+    suite!(Bench::on_directory());
+    run! {
+        Bench::on_directory();
+        damage::a_flipped_manifest_is_quarantined_and_can_be_written_again,
+        damage::a_flipped_small_blob_counts_as_absent,
+        damage::a_flipped_large_blob_never_ends_cleanly_and_is_quarantined,
+        damage::a_short_or_empty_object_counts_as_absent,
+        leftovers::staged_files_of_a_killed_process_are_swept,
+        races::two_processes_decide_the_same_race,
+        served::a_stock_registry_serves_what_was_stored,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_suite_holds_on_s3() {
+    let server = Arc::new(SeaweedFs::start().await);
+    suite!(Bench::on_s3(&server));
+    run! {
+        Bench::on_s3(&server);
+        damage::a_flipped_manifest_is_quarantined_and_can_be_written_again,
+        damage::a_flipped_small_blob_counts_as_absent,
+        damage::a_flipped_large_blob_never_ends_cleanly_and_is_quarantined,
+        damage::a_short_or_empty_object_counts_as_absent,
+        leftovers::open_uploads_of_a_killed_process_are_swept,
+        served::a_presigned_url_gives_the_blob_to_anybody,
+        served::a_stock_registry_serves_what_was_stored,
+    }
+}
