@@ -66,11 +66,14 @@ mod tests {
         Event::new(kind, "2026-11-23T12:00:00Z".parse().unwrap(), data)
     }
 
+    /// Patterns of events and repositories, the event's kind and repository, whether it is wanted.
+    type Row<'t> = (&'t [&'t str], &'t [&'t str], EventKind, Option<&'t str>, bool);
+
     #[test]
     fn events_and_repositories_are_filtered() {
         use EventKind::{BreakerOpened, HydrationDeadLettered, HydrationFailed, ImageHydrated};
         let lab = Some("lab/app");
-        let table: [(&[&str], &[&str], EventKind, Option<&str>, bool); 17] = [
+        let table: [Row; 17] = [
             (&[], &[], ImageHydrated, lab, true),
             (&[], &[], BreakerOpened, None, true),
             (&["*"], &["*"], ImageHydrated, lab, true),

@@ -2,7 +2,7 @@
 //!
 //! An event comes from the bus, one durable consumer per webhook, and goes out as a CloudEvent
 //! signed as Standard Webhooks prescribe. The bus counts the attempts and keeps the time until the
-//! next one; this process keeps nothing that a restart would lose.
+//! next one, so a restart loses neither.
 
 mod cloudevent;
 mod dead_letter;
@@ -47,7 +47,9 @@ pub struct Context {
 impl Context {
     /// With the parts that the roles of a process share, and the usual settings.
     pub fn of(process: &hydrant_boot::Context) -> Self {
-        let settings = Settings { drain: process.settings.drain_deadline.0, ..Settings::default() };
+        // A little less than the process has, so that what is cut off is still given back.
+        let drain = process.settings.drain_deadline.0.saturating_sub(Duration::from_secs(1));
+        let settings = Settings { drain, ..Settings::default() };
         Self {
             bus: process.bus.clone(),
             store: process.store.clone(),

@@ -1,9 +1,7 @@
-//! The notifier against a real nats-server and real sockets.
+//! What arrives, how often, and what becomes of what does not.
 
-mod bench;
-
-use bench::{
-    Bench, SECRET, SOON, hydrated,
+use crate::{
+    bench::{Bench, SECRET, SOON, hydrated},
     raw::{Answer, RawEndpoint},
 };
 use hydrant_notifier::{Limits, Schedule, Settings};
@@ -224,13 +222,13 @@ async fn a_hanging_endpoint_delays_no_other() {
     bench.webhooks(&[("hanging", &hanging.url(), ""), ("healthy", &healthy.url(), "")]).await;
     let limits = Limits { total: Duration::from_secs(600), ..Limits::default() };
     let _notifier = bench.notifier(Settings { limits, ..quick() }).await;
-    let burst: Vec<_> = (0..2_000).map(hydrated).collect();
+    let burst: Vec<_> = (0..10_000).map(hydrated).collect();
     bench.publish_all(&burst).await;
     healthy.wait_for(burst.len(), Duration::from_secs(120)).await;
 
     let mut published = HashMap::new();
     for number in 0..200 {
-        let event = hydrated(10_000 + number);
+        let event = hydrated(20_000 + number);
         published.insert(event.id.clone(), Instant::now());
         bench.publish(&event).await;
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,7 +1,5 @@
 //! A notifier with real neighbours: nats-server, a store, endpoints. Each test its own.
 
-pub mod raw;
-
 use futures::future::join_all;
 use hydrant_boot::{Editor, Readiness, ResourceFeed};
 use hydrant_bus::{Bus, BusConfig};
