@@ -28,7 +28,8 @@ async fn one_trace_from_the_event_to_every_attempt() {
         let traceparent = propagation::inject_current().remove(0).1;
         (propagation::current_trace_id().unwrap(), traceparent)
     };
-    let (trace, traceparent) = publish.instrument(tracing::info_span!(target: "hydrant_test", "import")).await;
+    let (trace, traceparent) =
+        publish.instrument(tracing::info_span!(target: "hydrant_test", "import")).await;
     let received = sink.wait_for(2, SOON).await;
     notifier.stop().await;
     tokio::task::spawn_blocking(move || telemetry.flush()).await.unwrap();
