@@ -7,7 +7,7 @@ use hydrant_flight::{Flight, Flights, Source};
 use hydrant_proto::Descriptor;
 use hydrant_rules::Route;
 use hydrant_store::Store;
-use hydrant_upstream::{Client, Priority, UpstreamError};
+use hydrant_upstream::{Client, Priority};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -57,14 +57,11 @@ impl Blobs<'_> {
             return Ok(true);
         }
         let upstream = &self.route.upstream_repository;
-        match self.client.head_blob(upstream, &blob.digest, self.priority).await {
-            Ok(_) => {
-                self.store.link_blob(repository, &blob.digest).await?;
-                Ok(true)
-            }
-            Err(UpstreamError::Unknown { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+        if self.client.head_blob(upstream, &blob.digest, self.priority).await?.is_none() {
+            return Ok(false);
         }
+        self.store.link_blob(repository, &blob.digest).await?;
+        Ok(true)
     }
 
     async fn fly(&self, blob: &Descriptor) -> Result<(), ImportError> {
