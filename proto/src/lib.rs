@@ -22,4 +22,4 @@ pub use event::{Event, EventData, EventKind};
 pub use image::{Image, InvalidName, Platform, Reference, RepositoryName, Tag};
 pub use job::{HydrationRequested, JobId, Lane, ReferenceKind};
 pub use manifest::{Descriptor, InvalidManifest, Manifest, MediaType};
-pub use state::{BlobProgress, DeliveryAttempt, DeliveryOutcome, JobPhase, JobState};
+pub use state::{BlobProgress, DeliveryAttempt, DeliveryOutcome, JobPhase, JobState, SharedValue};

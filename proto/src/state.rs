@@ -1,6 +1,6 @@
-//! What processes tell each other about work under way: the state of a job, and one attempt of a
-//! webhook delivery. Both are kept in memory on the bus; losing them costs only progress bars,
-//! attempt counts and the recent log.
+//! What processes tell each other about work under way: the state of a job, one attempt of a
+//! webhook delivery, and whose a shared value is. All are kept in memory on the bus; losing them
+//! costs only progress bars, attempt counts, the recent log, and work done twice.
 
 use crate::{
     class::FailureClass,
@@ -176,5 +176,22 @@ pub struct DeliveryAttempt {
 
 impl Message for DeliveryAttempt {
     const KIND: &'static str = "delivery-attempt";
+    const VERSION: u16 = 1;
+}
+
+/// A value in the bucket of leases and shared state, with its writer's name on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedValue {
+    /// The process that wrote it, another one after each start.
+    pub owner: String,
+    /// Tells this write from every other, so that a writer whose answer was lost recognises it.
+    pub nonce: u64,
+    /// What it says, in the words of whoever uses the key.
+    #[serde(with = "serde_bytes")]
+    pub value: Vec<u8>,
+}
+
+impl Message for SharedValue {
+    const KIND: &'static str = "shared-value";
     const VERSION: u16 = 1;
 }

@@ -7,9 +7,11 @@
 //! ```
 
 use crate::{
+    digest::Digest,
     event::EventKind,
     job::{HydrationRequested, Lane},
 };
+use std::fmt;
 
 /// The work-queue stream of jobs.
 pub const JOBS_STREAM: &str = "HYDRANT_JOBS";
@@ -31,6 +33,33 @@ pub const CONFIG_KEY: &str = "resources";
 pub const JOBS_BUCKET: &str = "hydrant_jobs";
 /// KV bucket of flights, breakers and quotas (memory-backed, with TTL).
 pub const STATE_BUCKET: &str = "hydrant_state";
+
+/// What a value of [`STATE_BUCKET`] is about. Upstream names hold only `[a-z0-9-]`, so each is one
+/// token; KV keys refuse `:`, so a digest is two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StateKey {
+    /// Who is fetching this blob: `flight.sha256.<hex>`.
+    Flight(Digest),
+    /// What the fleet thinks of an upstream: `breaker.<upstream>`.
+    Breaker(String),
+    /// Who may send an upstream whose breaker is not closed its next probe: `probe.<upstream>`.
+    Probe(String),
+    /// What is left of an upstream's budget: `quota.<upstream>`.
+    Quota(String),
+}
+
+impl fmt::Display for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flight(digest) => {
+                write!(f, "flight.{}.{}", digest.algorithm().as_str(), digest.hex())
+            }
+            Self::Breaker(upstream) => write!(f, "breaker.{upstream}"),
+            Self::Probe(upstream) => write!(f, "probe.{upstream}"),
+            Self::Quota(upstream) => write!(f, "quota.{upstream}"),
+        }
+    }
+}
 
 /// Where a job is published. Upstream names hold only `[a-z0-9-]`, so each is one token.
 pub fn job(job: &HydrationRequested) -> String {
@@ -75,4 +104,22 @@ pub fn parse_webhook_consumer(consumer: &str) -> Option<&str> {
 
 pub fn deliveries(webhook: &str) -> String {
     format!("deliveries.{webhook}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_key_is_a_path_of_tokens() {
+        let digest = Digest::of(b"blob");
+        assert_eq!(
+            StateKey::Flight(digest.clone()).to_string(),
+            format!("flight.sha256.{}", digest.hex())
+        );
+        let hub = || "docker-hub".to_owned();
+        let keys = [StateKey::Breaker(hub()), StateKey::Probe(hub()), StateKey::Quota(hub())];
+        let texts = keys.map(|key| key.to_string());
+        assert_eq!(texts, ["breaker.docker-hub", "probe.docker-hub", "quota.docker-hub"]);
+    }
 }

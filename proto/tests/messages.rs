@@ -9,7 +9,7 @@
 
 use hydrant_proto::{
     BlobProgress, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
-    EventKind, FailureClass, HydrationRequested, JobPhase, JobState, Lane, Message,
+    EventKind, FailureClass, HydrationRequested, JobPhase, JobState, Lane, Message, SharedValue,
     codec::{self, decode, encode},
 };
 use jiff::Timestamp;
@@ -112,6 +112,9 @@ fn every_message_is_written_as_it_always_was() {
         ..attempt()
     };
     fixture("delivery-attempt-delivered", &delivered);
+    let value = b"any \x00 bytes".to_vec();
+    let shared = SharedValue { owner: "importer-1".to_owned(), nonce: u64::MAX, value };
+    fixture("shared-value", &shared);
 }
 
 #[test]
@@ -293,6 +296,7 @@ proptest! {
         let _ = decode::<Event>(&bytes);
         let _ = decode::<JobState>(&bytes);
         let _ = decode::<DeliveryAttempt>(&bytes);
+        let _ = decode::<SharedValue>(&bytes);
     }
 
     #[test]
