@@ -275,7 +275,8 @@ async fn filters_and_addresses_decide_who_hears_what() {
         let received = sink.wait_for(expected.len(), SOON).await;
         let mut ids: Vec<_> = received.iter().map(|r| r.id().to_owned()).collect();
         let mut expected: Vec<_> = expected.into_iter().cloned().collect();
-        (ids.sort(), expected.sort());
+        ids.sort();
+        expected.sort();
         assert_eq!(ids, expected);
     }
 }
