@@ -41,6 +41,14 @@ impl Source {
     }
 }
 
+/// Where a flight looks for its blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    StorageFirst,
+    /// Nobody has said yet that who began it may read the blob.
+    Upstream,
+}
+
 /// The flights of one process. Cheap to clone; every role of the process shares it.
 #[derive(Clone, Debug)]
 pub struct Flights(Arc<Inner>);
@@ -86,11 +94,28 @@ impl Flights {
             self.0.keeper.store().link_blob(repository, &source.digest).await?;
         }
         if started {
-            self.start(flight.clone(), source);
+            self.start(flight.clone(), source, Look::StorageFirst);
         } else {
             metrics().flights.joined();
         }
         Ok(flight)
+    }
+
+    /// Begins the flight of a blob whose bytes `repository` has not been found entitled to yet: that
+    /// its own upstream repository delivers them is what entitles it, so storage is not looked at.
+    /// `None` when a flight is under way already, which may be somebody else's.
+    pub fn begin(
+        &self,
+        source: Source,
+        repository: &RepositoryName,
+    ) -> Result<Option<Flight>, FlightError> {
+        let (flight, started) = self.enter(&source)?;
+        if !started {
+            return Ok(None);
+        }
+        flight.grant(repository);
+        self.start(flight.clone(), source, Look::Upstream);
+        Ok(Some(flight))
     }
 
     /// Lets flights under way finish until the caller stops waiting; [`Flights::stop`] ends them.
@@ -122,7 +147,7 @@ impl Flights {
         }
     }
 
-    fn start(&self, flight: Flight, source: Source) {
+    fn start(&self, flight: Flight, source: Source, look: Look) {
         let flights = self.clone();
         let span = tracing::info_span!("flight", digest = %source.digest,
             upstream = %source.client.upstream().name, size_bytes = tracing::field::Empty);
@@ -130,7 +155,7 @@ impl Flights {
             let active = metrics().flights.started();
             let stop = flights.0.stop.clone();
             let outcome = stop
-                .run_until_cancelled(flights.fly(&flight, &source))
+                .run_until_cancelled(flights.fly(&flight, &source, look))
                 .await
                 .unwrap_or(Err(FlightError::Stopping));
             flights.land(&flight, outcome);
@@ -140,8 +165,10 @@ impl Flights {
     }
 
     /// The steps of one flight.
-    async fn fly(&self, flight: &Flight, source: &Source) -> Result<(), FlightError> {
-        if let Some(size) = self.stored(source).await {
+    async fn fly(&self, flight: &Flight, source: &Source, look: Look) -> Result<(), FlightError> {
+        if look == Look::StorageFirst
+            && let Some(size) = self.stored(source).await
+        {
             flight.0.progress.send_modify(|progress| progress.size = Some(size));
             return self.0.keeper.link(flight).await;
         }

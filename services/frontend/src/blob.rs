@@ -9,6 +9,7 @@ use crate::{
     asking::Asking,
     body::{Broken, ByteStream, Content},
     error::{Failure, What},
+    family::Family,
     manifest::certain,
     memory::Memory,
     place::Place,
@@ -38,6 +39,7 @@ pub struct Blobs {
     pub store: Store,
     pub flights: Flights,
     pub memory: Arc<Memory>,
+    pub family: Arc<Family>,
     pub asking: Arc<Asking>,
     pub tasks: TaskTracker,
 }
@@ -88,25 +90,34 @@ impl Blobs {
             }
             self.memory.blobs.invalidate(&spot);
         }
-        match self.find(place, digest, read).await? {
-            Whereabouts::Stored { size } => {
+        let mut found = self.find(place, digest, read).await?;
+        if let Whereabouts::Stored { size } = found {
+            if let Some(answer) = self.stored(place, digest, size, read, asked).await? {
                 self.memory.blobs.insert(spot, size);
-                let answer = self.stored(place, digest, size, read, asked).await?;
-                answer.ok_or(Failure::Missing(What::Blob))
+                return Ok(answer);
             }
+            tracing::warn!(%digest, "blob is damaged or gone, asking the upstream");
+            found = self.fly(place, digest).await?;
+        }
+        match found {
+            Whereabouts::Stored { .. } => Err(Failure::Abandoned),
             Whereabouts::Upstream { size } => Ok(Answer::blob(digest, Some(size), Content::Empty)
                 .served(PullKind::Blob, PullOutcome::Miss)),
             Whereabouts::Flying { flight, size, outcome } => {
                 self.flying(digest, &flight, size, outcome, read, asked)
             }
             Whereabouts::Passing(passing) => {
-                let (size, permit) = (passing.size(), self.asking.permit()?);
+                let size = passing.size();
                 let content = Content::Stream(breaking(passing.into_stream()));
-                let mut answer = Answer::blob(digest, size, content);
-                answer.permit = Some(permit);
-                Ok(answer.served(PullKind::Blob, PullOutcome::Miss))
+                self.from_upstream(Answer::blob(digest, size, content), PullOutcome::Miss)
             }
         }
+    }
+
+    /// An answer whose body comes from an upstream, now or later.
+    fn from_upstream(&self, mut answer: Answer, outcome: PullOutcome) -> Result<Answer, Failure> {
+        answer.permit = Some(self.asking.permit()?);
+        Ok(answer.served(PullKind::Blob, outcome))
     }
 
     /// Finds out whether this repository may read the blob, and where from.
@@ -116,24 +127,54 @@ impl Blobs {
         digest: &Digest,
         read: Read,
     ) -> Result<Whereabouts, Failure> {
-        if let Some(flight) = self.flights.get(digest).filter(|f| f.grants(place.repository())) {
+        if let Some(flight) = self.granted(place, digest) {
             return self.opened(place, flight, PullOutcome::Joined).await;
         }
         let local = self.local(place, digest).await;
         if let Ok(Local::Readable { size }) = local {
             return Ok(Whereabouts::Stored { size });
         }
-        let size = match self.entitled(place, digest).await {
-            Ok(size) => size,
-            Err(failure) => return Err(certain(failure, local.err())),
+        if self.memory.absent.contains_key(&place.spot(digest)) {
+            return Err(Failure::Missing(What::Blob));
+        }
+        let found = match (&local, read) {
+            (Ok(Local::Unlinked { size }), _) => self.shared(place, digest, *size, read).await,
+            (_, Read::Head) => self.asked_about(place, digest).await,
+            (_, Read::Get) => self.fly(place, digest).await,
         };
-        match (local, read) {
-            (Ok(Local::Unlinked { size }), _) => {
+        found.map_err(|failure| {
+            if failure.is_unknown() {
+                self.memory.absent.insert(place.spot(digest), ());
+            }
+            certain(failure, local.err())
+        })
+    }
+
+    /// The flight under way that this repository may follow.
+    fn granted(&self, place: &Place, digest: &Digest) -> Option<Flight> {
+        self.flights.get(digest).filter(|flight| flight.grants(place.repository()))
+    }
+
+    async fn asked_about(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
+        Ok(Whereabouts::Upstream { size: self.entitled(place, digest).await? })
+    }
+
+    /// A blob that is stored for another repository. An upstream that cannot tell by HEAD whether
+    /// it has it here too (where HEAD is redirected to storage that refuses it) tells by GET.
+    async fn shared(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        size: u64,
+        read: Read,
+    ) -> Result<Whereabouts, Failure> {
+        match self.entitled(place, digest).await {
+            Ok(_) => {
                 self.link(place, digest);
                 Ok(Whereabouts::Stored { size })
             }
-            (_, Read::Head) => Ok(Whereabouts::Upstream { size }),
-            (_, Read::Get) => self.fly(place, digest, size).await,
+            Err(failure) if failure.is_unknown() || read == Read::Head => Err(failure),
+            Err(_) => self.fly(place, digest).await,
         }
     }
 
@@ -155,20 +196,10 @@ impl Blobs {
         if let Some(size) = self.memory.entitled.get(&spot) {
             return Ok(size);
         }
-        if self.memory.absent.contains_key(&spot) {
-            return Err(Failure::Missing(What::Blob));
-        }
         let _permit = self.asking.permit()?;
-        match self.asking.blob(place, digest).await? {
-            Some(size) => {
-                self.memory.entitled.insert(spot, size);
-                Ok(size)
-            }
-            None => {
-                self.memory.absent.insert(spot, ());
-                Err(Failure::Missing(What::Blob))
-            }
-        }
+        let size = self.asking.blob(place, digest).await?.ok_or(Failure::Missing(What::Blob))?;
+        self.memory.entitled.insert(spot, size);
+        Ok(size)
     }
 
     /// Makes a blob that is stored readable in this repository, for the next time.
@@ -183,30 +214,79 @@ impl Blobs {
         self.tasks.spawn(link.in_current_span());
     }
 
-    /// Joins or begins the flight.
-    async fn fly(&self, place: &Place, digest: &Digest, size: u64) -> Result<Whereabouts, Failure> {
-        let source = Source {
-            client: place.client.clone(),
-            upstream_repository: place.route.upstream_repository.clone(),
-            digest: digest.clone(),
-            size: Some(size),
-            priority: Priority::Interactive,
-        };
+    /// Begins the flight or joins the one under way, and waits until it has something to tell.
+    async fn fly(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
+        let _permit = self.asking.permit()?;
         let mut failed = Failure::Abandoned;
         for _ in 0..FLIGHTS {
-            let joined = self.flights.get(digest).is_some();
-            let outcome = if joined { PullOutcome::Joined } else { PullOutcome::Miss };
-            let flight = self.flights.join_or_start(source.clone(), place.repository()).await?;
+            let Some((flight, outcome)) = self.boarded(place, digest).await? else {
+                return self.passing(place, digest).await;
+            };
             match self.opened(place, flight, outcome).await {
                 Err(Failure::Flight(FlightError::NoSpool(reason))) => {
                     tracing::warn!(%digest, reason, "blob passed through");
-                    return Ok(Whereabouts::Passing(pass_through(source).await?));
+                    return self.passing(place, digest).await;
                 }
-                Err(failure) if joined => failed = failure,
+                Err(failure) if outcome == PullOutcome::Joined => failed = failure,
                 other => return other,
             }
         }
         Err(failed)
+    }
+
+    /// The flight, begun or joined; `None` when there is one that this repository may not join as
+    /// far as can be told. Beginning needs no question: the upstream delivers to this repository or
+    /// it does not. But where no manifest told the size, HEAD is to tell it, lest a body without
+    /// end is only ended by the spool.
+    async fn boarded(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
+        if self.size(place, digest).is_none() {
+            self.is_entitled(place, digest).await?;
+        }
+        let (source, repository) = (self.source(place, digest), place.repository());
+        if let Some(flight) = self.flights.begin(source.clone(), repository)? {
+            return Ok(Some((flight, PullOutcome::Miss)));
+        }
+        if let Some(flight) = self.granted(place, digest) {
+            return Ok(Some((flight, PullOutcome::Joined)));
+        }
+        if !self.is_entitled(place, digest).await? {
+            return Ok(None);
+        }
+        let flight = self.flights.join_or_start(source, repository).await?;
+        Ok(Some((flight, PullOutcome::Joined)))
+    }
+
+    async fn passing(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
+        Ok(Whereabouts::Passing(pass_through(self.source(place, digest)).await?))
+    }
+
+    fn size(&self, place: &Place, digest: &Digest) -> Option<u64> {
+        let spot = place.spot(digest);
+        self.family.size(&spot).or_else(|| self.memory.entitled.get(&spot))
+    }
+
+    fn source(&self, place: &Place, digest: &Digest) -> Source {
+        Source {
+            client: place.client.clone(),
+            upstream_repository: place.route.upstream_repository.clone(),
+            digest: digest.clone(),
+            size: self.size(place, digest),
+            priority: Priority::Interactive,
+        }
+    }
+
+    /// Whether the upstream says by HEAD that its repository has the blob; false when it cannot
+    /// say, and an error when it says no.
+    async fn is_entitled(&self, place: &Place, digest: &Digest) -> Result<bool, Failure> {
+        match self.entitled(place, digest).await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.is_unknown() => Err(failure),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Waits until a status line can be sent.
@@ -238,15 +318,14 @@ impl Blobs {
             Some(size) if read == Read::Get => wanted_part(asked, digest, size)?,
             _ => Part::Whole,
         };
-        let mut answer = match (part, size) {
+        let answer = match (part, size) {
             (Part::Bytes(range), Some(size)) => {
                 let stream = breaking(flight.read(range.start, Some(range.end)));
                 Answer::partial_blob(digest, &range, size, stream)
             }
             _ => Answer::blob(digest, size, Content::Stream(breaking(flight.read(0, None)))),
         };
-        answer.permit = Some(self.asking.permit()?);
-        Ok(answer.served(PullKind::Blob, outcome))
+        self.from_upstream(answer, outcome)
     }
 
     /// The blob from storage; `None` when it is not there after all, or is damaged.

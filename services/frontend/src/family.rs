@@ -1,6 +1,7 @@
 //! What a digest belongs to, as far as clients of this process have shown it: the tag that was
-//! resolved to it, and the index that names it. So a child that is missed is a miss of what the
-//! user named, and the image is hydrated and announced once, under that name.
+//! resolved to it, the index that names it, the size that a manifest gives it. So a child that is
+//! missed is a miss of what the user named, and the image is hydrated and announced once, under
+//! that name.
 
 use crate::place::Spot;
 use hydrant_proto::{Digest, Manifest, Platform, Reference, Tag, manifest::MAX_DEPTH};
@@ -10,13 +11,17 @@ use std::time::Duration;
 
 /// Children and tags that are remembered.
 const CAPACITY: u64 = 100_000;
-/// A client asks for the children of an index within seconds; a long-lived one resolves again.
+/// A client asks for what an index or manifest names soon after it got it.
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
+/// A client that resolved a tag asks for its digest at once. Later the digest is meant as such: the
+/// tag may have moved on.
+const NAMED_FOR: Duration = Duration::from_secs(2 * 60);
 
 /// Known relations. Losing one costs a job of its own for the child.
 pub struct Family {
     tags: Cache<Spot<Digest>, Tag>,
     parents: Cache<Spot<Digest>, Parent>,
+    sizes: Cache<Spot<Digest>, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -27,12 +32,15 @@ struct Parent {
 
 impl Family {
     pub fn new() -> Self {
-        Self { tags: cache(), parents: cache() }
+        Self { tags: cache(NAMED_FOR), parents: cache(KEPT_FOR), sizes: cache(KEPT_FOR) }
     }
 
     /// A client was told that `tag` names `spot`.
     pub fn named(&self, spot: Spot<Digest>, tag: &Tag) {
-        self.tags.insert(spot, tag.clone());
+        // Reading is cheaper than writing, and hits come often.
+        if self.tags.get(&spot).as_ref() != Some(tag) {
+            self.tags.insert(spot, tag.clone());
+        }
     }
 
     /// A client was shown `manifest`, which is at `spot`.
@@ -41,6 +49,14 @@ impl Family {
             let parent = Parent { digest: spot.what.clone(), platform: child.platform.clone() };
             self.parents.insert(Spot { what: child.digest.clone(), ..spot.clone() }, parent);
         }
+        for blob in manifest.blobs() {
+            self.sizes.insert(Spot { what: blob.digest.clone(), ..spot.clone() }, blob.size);
+        }
+    }
+
+    /// The size in bytes that a manifest here gives the blob at `spot`.
+    pub fn size(&self, spot: &Spot<Digest>) -> Option<u64> {
+        self.sizes.get(spot)
     }
 
     /// What the user named when a client asks for the digest at `spot`, and what is wanted of it.
@@ -63,6 +79,6 @@ impl Family {
     }
 }
 
-fn cache<V: Clone + Send + Sync + 'static>() -> Cache<Spot<Digest>, V> {
-    Cache::builder().max_capacity(CAPACITY).time_to_live(KEPT_FOR).build()
+fn cache<V: Clone + Send + Sync + 'static>(kept_for: Duration) -> Cache<Spot<Digest>, V> {
+    Cache::builder().max_capacity(CAPACITY).time_to_live(kept_for).build()
 }

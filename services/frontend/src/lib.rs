@@ -121,13 +121,13 @@ fn build(
     let manifests = Manifests {
         store: store.clone(),
         memory: memory.clone(),
-        family,
+        family: family.clone(),
         asking: asking.clone(),
         misses: Arc::new(misses),
     };
     let tags = Tags { manifests, rumours: rumours.clone() };
     let lists = Lists { store: store.clone(), asking: asking.clone() };
-    let blobs = Blobs { store, flights, memory, asking, tasks: tasks.clone() };
+    let blobs = Blobs { store, flights, memory, family, asking, tasks: tasks.clone() };
     let server = Server { feed, upstreams, tags, blobs, lists };
     (Arc::new(server), recorder, rumours)
 }

@@ -35,6 +35,16 @@ async fn a_cold_blob_is_streamed_and_kept() {
 }
 
 #[tokio::test]
+async fn a_pull_asks_the_upstream_once_for_each_thing() {
+    let (lab, image, _) = lab_with_layer(100_000).await;
+    lab.pull("lab/app/manifests/1").await;
+    for blob in &image.blobs {
+        lab.pull(&format!("lab/app/blobs/{}", blob.digest)).await;
+    }
+    assert_eq!((lab.upstream.gets("*/app/*"), lab.upstream.heads("*")), (3, 0));
+}
+
+#[tokio::test]
 async fn fifty_cold_clients_cost_one_upstream_read() {
     let (lab, image, path) = lab_with_layer(2_000_000).await;
     let lab = Arc::new(lab);
@@ -162,6 +172,17 @@ async fn a_blob_nobody_has_is_404_and_one_nobody_can_tell_of_is_not() {
     lab.upstream.stop().await;
     let other = hydrant_proto::Digest::of(b"other");
     assert_eq!(lab.refusal(&format!("lab/app/blobs/{other}")).await.0, 502);
+}
+
+#[tokio::test]
+async fn blobs_come_from_an_upstream_whose_storage_refuses_head() {
+    let (lab, image, path) = lab_with_layer(100_000).await;
+    let cdn = hydrant_testkit::FakeUpstream::start().await;
+    cdn.insert(&image, "any", "1");
+    cdn.inject("*", Fault::status(403).method("HEAD"));
+    lab.upstream.redirect_blobs(Some(&cdn.url()));
+    let (_, body) = lab.pull(&path).await;
+    assert_eq!(body, image.blobs[1].content.bytes());
 }
 
 #[tokio::test]
