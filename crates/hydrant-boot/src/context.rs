@@ -99,13 +99,17 @@ impl Context {
     }
 
     fn keep(&self, role: Role, file: Option<Resources>, stop: &CancellationToken) {
+        let check = self.readiness.check("resources", Importance::AtStart);
+        if !self.feed.current().resources().rule.is_empty() {
+            check.ok();
+        }
         let keeper = Keeper {
             bus: self.bus.clone(),
             feed: self.feed.clone(),
             editor: self.editor.clone(),
             file,
             writes: role.keeps_resources(),
-            check: self.readiness.check("resources", Importance::AtStart),
+            check,
         };
         self.tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
     }

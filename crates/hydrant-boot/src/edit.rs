@@ -1,15 +1,13 @@
 //! Changes the shared resource document: read, change, check whole, compare and set.
 
 use crate::feed::ResourceFeed;
-use hydrant_bus::{BusError, ResourceStore, Revision};
+use bytes::Bytes;
+use hydrant_bus::{BusError, ResourceStore, Revision, StoredDocument};
 use hydrant_rules::{Problems, Resources, Table};
-use std::time::Duration;
+use jiff::Timestamp;
 
 /// Tries before a change gives up against other writers.
 const TRIES: usize = 8;
-
-/// How long a writer waits until its own process has seen the change.
-const SEEN_HERE: Duration = Duration::from_secs(2);
 
 /// Writes the shared document. Clones share it.
 #[derive(Clone, Debug)]
@@ -70,7 +68,6 @@ impl Editor {
             }
             let table = Table::compile(wanted).map_err(EditError::Invalid)?;
             if let Some(revision) = self.save(table.resources(), revision).await? {
-                self.feed.reached(revision, SEEN_HERE).await;
                 return Ok(Edited {
                     resources: table.resources().clone(),
                     revision: Some(revision),
@@ -86,7 +83,6 @@ impl Editor {
         for _ in 0..TRIES {
             let expected = self.document.load().await?.map(|stored| stored.revision);
             if let Some(revision) = self.save(table.resources(), expected).await? {
-                self.feed.reached(revision, SEEN_HERE).await;
                 return Ok(Edited { resources: wanted.clone(), revision: Some(revision) });
             }
         }
@@ -111,8 +107,13 @@ impl Editor {
         expected: Option<Revision>,
     ) -> Result<Option<Revision>, BusError> {
         let bytes = serde_json::to_vec(wanted).expect("resources are strings, numbers and lists");
-        match self.document.save(bytes.into(), expected).await {
-            Ok(revision) => Ok(Some(revision)),
+        let bytes = Bytes::from(bytes);
+        match self.document.save(bytes.clone(), expected).await {
+            Ok(revision) => {
+                let written_at = Timestamp::now();
+                self.feed.take_own(&StoredDocument { bytes, revision, written_at });
+                Ok(Some(revision))
+            }
             Err(BusError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error),
         }

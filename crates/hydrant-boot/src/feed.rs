@@ -7,7 +7,10 @@ use crate::{last_known_good::LastKnownGood, merge::merge};
 use hydrant_bus::{Revision, StoredDocument};
 use hydrant_rules::{Problems, Resources, Table};
 use hydrant_telemetry::metrics;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{sync::watch, time::timeout};
 
 /// The resources in effect. Clones share them.
@@ -20,6 +23,8 @@ struct Inner {
     /// The last revision that was looked at, whether it took effect or not.
     seen: watch::Sender<Option<Revision>>,
     kept: Option<LastKnownGood>,
+    /// Held while a document is looked at, so that an older one never follows a newer one.
+    order: Mutex<()>,
 }
 
 impl ResourceFeed {
@@ -40,7 +45,7 @@ impl ResourceFeed {
 
     fn new(table: Table, kept: Option<LastKnownGood>) -> Self {
         let (table, seen) = (watch::Sender::new(Arc::new(table)), watch::Sender::new(None));
-        Self(Arc::new(Inner { table, seen, kept }))
+        Self(Arc::new(Inner { table, seen, kept, order: Mutex::new(()) }))
     }
 
     /// What is in effect now.
@@ -58,16 +63,30 @@ impl ResourceFeed {
         self.0.table.send_replace(Arc::new(table));
     }
 
-    /// Waits until `revision` of the shared document has been looked at here, at most `limit`, so
-    /// that whoever wrote it reads what it wrote.
+    /// Waits until `revision` of the shared document has been looked at here, at most `limit`.
     pub async fn reached(&self, revision: Revision, limit: Duration) -> bool {
         let mut seen = self.0.seen.subscribe();
         let reached = seen.wait_for(|seen| seen.is_some_and(|seen| seen.0 >= revision.0));
         matches!(timeout(limit, reached).await, Ok(Ok(_)))
     }
 
-    /// Takes a revision of the shared document; an invalid one has no effect.
+    /// Takes what is the shared document now; an invalid one has no effect.
     pub(crate) fn take(&self, document: &StoredDocument) {
+        let _order = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look_at(document);
+    }
+
+    /// Takes what this process has just written, unless something newer was seen meanwhile, so
+    /// that whoever wrote it reads what it wrote.
+    pub(crate) fn take_own(&self, document: &StoredDocument) {
+        let _order = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = *self.0.seen.borrow();
+        if seen.is_none_or(|seen| seen.0 < document.revision.0) {
+            self.look_at(document);
+        }
+    }
+
+    fn look_at(&self, document: &StoredDocument) {
         let revision = document.revision;
         match compile(&document.bytes) {
             Ok(table) => self.apply(table, document),

@@ -13,6 +13,7 @@ use hydrant_bus::{Bus, BusError};
 use hydrant_rules::Resources;
 use hydrant_telemetry::metrics;
 use std::{convert::Infallible, time::Duration};
+use tokio::sync::watch;
 
 const AGAIN: Schedule = Schedule::doubling(Duration::from_millis(200), Duration::from_secs(5));
 
@@ -32,12 +33,11 @@ impl Keeper {
     /// Runs for ever. The file is written before anything is read, so that a restart with a
     /// changed file never goes back to the document of before.
     pub(crate) async fn run(self) {
-        if !self.feed.current().resources().rule.is_empty() {
-            self.check.ok();
-        }
+        // From before the first contact on, so that no reconnect is missed.
+        let connected = self.bus.connected();
         self.first_contact().await;
         self.check.ok();
-        tokio::join!(self.follow(), self.restore_when_lost());
+        tokio::join!(self.follow(), self.restore_when_lost(connected));
     }
 
     async fn follow(&self) {
@@ -93,10 +93,10 @@ impl Keeper {
         }
     }
 
-    async fn restore_when_lost(&self) {
-        let mut connected = self.bus.connected();
-        // Both waits end early only when the bus is gone, and this process with it.
-        while self.writes && connected.wait_for(|connected| !connected).await.is_ok() {
+    /// Looks at every reconnect whether the document is still there.
+    async fn restore_when_lost(&self, mut connected: watch::Receiver<bool>) {
+        // It ends only when the bus is gone, and this process with it.
+        while self.writes && connected.changed().await.is_ok() {
             for attempt in 1.. {
                 if self.restore().await.is_ok() {
                     break;
