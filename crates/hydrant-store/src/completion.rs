@@ -39,6 +39,7 @@ pub struct CompletionRecord {
 }
 
 impl Store {
+    /// The completion record of a job id, if it was ever completed.
     pub async fn completion(&self, job: &JobId) -> Result<Option<CompletionRecord>, StoreError> {
         Ok(self.get_json(&self.at(Key::Completion(job))).await?.map(|(record, _)| record))
     }

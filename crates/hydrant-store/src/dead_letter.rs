@@ -150,6 +150,7 @@ impl Store {
         self.put_json(&path, letter, PutMode::Overwrite).await
     }
 
+    /// One letter.
     pub async fn dead_letter(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
         Ok(self.get_json(&self.at(Key::DeadLetter(id))).await?.map(|(letter, _)| letter))
     }

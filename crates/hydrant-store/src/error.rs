@@ -130,11 +130,21 @@ fn by_text(key: String, text: &str, cause: Cause) -> StoreError {
         _ if says(&["status code: 503", "status code: 429", "SlowDown"]) => {
             StoreError::Throttled { key, cause }
         }
+        // Of S3's 400s these pass by themselves.
+        _ if says(&["RequestTimeout", "ExpiredToken", "BadDigest"]) => {
+            StoreError::Unavailable { key, cause }
+        }
         _ if says(&["status code: 400", "status code: 405", "status code: 501"]) => {
             StoreError::Refused { reason: text.to_owned() }
         }
         _ => StoreError::Unavailable { key, cause },
     }
+}
+
+/// Whether a write to a directory failed because the directory it was to go to was removed as
+/// empty between its making and its use.
+pub(crate) fn directory_vanished(error: &object_store::Error) -> bool {
+    io_kind(error) == Some(io::ErrorKind::NotFound)
 }
 
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {

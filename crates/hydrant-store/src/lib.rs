@@ -49,9 +49,13 @@ pub use upload::PART_BYTES;
 pub use writer::BlobWriter;
 
 use directory::Directory;
+use hydrant_proto::Digest;
 use object_store::{ObjectStore, path::Path};
 use s3::S3;
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +70,8 @@ pub struct Store {
     parts: Arc<Semaphore>,
     /// Aborts of dropped uploads and re-reads of suspect content.
     background: TaskTracker,
+    /// Content that is being read again because a reader found it damaged.
+    suspects: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 /// What differs between the places objects can be.
@@ -85,7 +91,8 @@ impl std::fmt::Debug for Store {
 impl Store {
     fn new(objects: Arc<dyn ObjectStore>, prefix: Path, backend: Backend) -> Self {
         let parts = Arc::new(Semaphore::new(upload::PARTS_IN_FLIGHT));
-        Self { objects, prefix, backend, parts, background: TaskTracker::new() }
+        let suspects = Arc::default();
+        Self { objects, prefix, backend, parts, background: TaskTracker::new(), suspects }
     }
 
     /// Waits until the clean-up behind dropped writers is done. Last thing of a shutdown, after

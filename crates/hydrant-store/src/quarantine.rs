@@ -5,6 +5,10 @@ use bytes::Bytes;
 use futures::{StreamExt, pin_mut};
 use hydrant_proto::{Digest, Hasher};
 use object_store::{GetOptions, ObjectMeta, ObjectStoreExt};
+use std::{
+    collections::BTreeSet,
+    sync::{MutexGuard, PoisonError},
+};
 
 /// What a second look at stored content found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +63,22 @@ impl Store {
         Ok(None)
     }
 
-    /// Looks again at content that a reader found damaged.
+    /// Looks again at content that a reader found damaged; once, however many readers did.
     pub(crate) fn scrub_in_background(&self, digest: Digest) {
+        if !self.suspects().insert(digest.clone()) {
+            return;
+        }
         let store = self.clone();
         self.background.spawn(async move {
             if let Err(error) = store.scrub(&digest).await {
                 tracing::error!(%digest, %error, "cannot look again at suspect content");
             }
+            store.suspects().remove(&digest);
         });
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves the object aside if it is still the one that was seen. Whoever replaces it in the

@@ -2,8 +2,10 @@
 
 use crate::{
     error::{StoreError, classify},
+    object::timed,
     open::S3Settings,
 };
+use hydrant_telemetry::metrics::StoreOperation;
 use jiff::Timestamp;
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
@@ -71,8 +73,8 @@ impl S3 {
 
     /// A URL by which anyone may GET the object until `ttl` is over.
     pub(crate) async fn presign(&self, path: &Path, ttl: Duration) -> Result<Url, StoreError> {
-        let signed = self.signer.signed_url(Method::GET, path, ttl).await;
-        signed.map_err(|error| classify(path, error))
+        let signed = self.signer.signed_url(Method::GET, path, ttl);
+        timed(StoreOperation::Presign, signed).await.map_err(|error| classify(path, error))
     }
 
     pub(crate) async fn abort(&self, upload: &OpenUpload) -> Result<(), StoreError> {
@@ -132,17 +134,30 @@ fn builder(bucket: &str, settings: &S3Settings) -> AmazonS3Builder {
             builder = builder.with_config(key, value);
         }
     }
-    builder.with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch).with_retry(
-        RetryConfig {
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(100),
-                max_backoff: Duration::from_secs(5),
-                base: 2.0,
-            },
-            max_retries: MAX_RETRIES,
-            retry_timeout: RETRY_TIMEOUT,
-        },
-    )
+    if is_anonymous(settings) {
+        builder = builder.with_skip_signature(true);
+    }
+    let put = S3ConditionalPut::ETagMatch;
+    builder.with_bucket_name(bucket).with_conditional_put(put).with_retry(retry())
+}
+
+fn retry() -> RetryConfig {
+    let backoff = BackoffConfig {
+        init_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(5),
+        base: 2.0,
+    };
+    RetryConfig { backoff, max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT }
+}
+
+/// Whether an endpoint other than Amazon's is named and no credential of any kind. Amazon's would
+/// be asked with the credential of the machine, which elsewhere is nowhere to be had.
+fn is_anonymous(settings: &S3Settings) -> bool {
+    let has = |part: &str| settings.vars().any(|(name, _)| name.contains(part));
+    let is_elsewhere = settings
+        .vars()
+        .any(|(name, url)| name.starts_with("AWS_ENDPOINT") && !url.contains("amazonaws.com"));
+    is_elsewhere && !["ACCESS_KEY", "ROLE", "TOKEN", "CREDENTIALS"].into_iter().any(has)
 }
 
 /// No time-out of the whole request: it would cover bodies of any size.
@@ -196,6 +211,17 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_are_unsigned_only_without_any_credential_and_off_amazon() {
+        let anonymous = |vars: &[(&str, &str)]| is_anonymous(&S3Settings::from_vars(vars.to_vec()));
+        let lab = ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000");
+        assert!(anonymous(&[lab, ("AWS_REGION", "us-east-1")]));
+        assert!(!anonymous(&[lab, ("AWS_ACCESS_KEY_ID", "k")]));
+        assert!(!anonymous(&[lab, ("AWS_WEB_IDENTITY_TOKEN_FILE", "/t")]));
+        assert!(!anonymous(&[("AWS_ENDPOINT_URL", "https://s3.eu-west-1.amazonaws.com")]));
+        assert!(!anonymous(&[]));
+    }
 
     #[test]
     fn a_listing_of_uploads_is_read() {

@@ -20,7 +20,7 @@ pub const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one upload under way at once.
 const PARTS_OF_ONE: usize = 4;
 /// Parts of all uploads of a process under way at once: bounds what uploads hold in memory.
-pub(crate) const PARTS_IN_FLIGHT: usize = 8;
+pub(crate) const PARTS_IN_FLIGHT: usize = 6;
 /// Most parts of one upload (S3).
 const MAX_PARTS: usize = 10_000;
 /// Longest wait for parts under way before an abort: a part that lands after it would stay.

@@ -1,5 +1,7 @@
 //! One suite of what a store must do, run in memory, on a directory and on a real S3.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests, outside of test functions.
+
 mod bench;
 mod blobs;
 mod damage;
@@ -46,6 +48,7 @@ macro_rules! suite {
             races::one_of_many_successors_wins,
             races::two_handles_decide_the_same_race,
             records::misses_are_kept_until_forgotten,
+            records::recording_and_forgetting_at_once_loses_nothing,
             records::an_older_completion_never_replaces_a_newer,
             records::dead_letters_are_kept_until_dropped,
             tags::a_tag_moves_only_from_what_was_seen,

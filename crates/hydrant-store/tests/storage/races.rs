@@ -65,7 +65,7 @@ pub async fn one_of_many_creators_wins(bench: &Bench) {
 
 pub async fn one_of_many_successors_wins(bench: &Bench) {
     race(std::slice::from_ref(&bench.store), None).await;
-    for round in 2..5 {
+    for round in 2..4 {
         let (_, version) = standing(&bench.store).await;
         let winner = race(std::slice::from_ref(&bench.store), Some(version)).await;
         let (record, _) = standing(&bench.store).await;

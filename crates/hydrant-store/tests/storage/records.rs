@@ -53,6 +53,21 @@ pub async fn misses_are_kept_until_forgotten(bench: &Bench) {
     assert_eq!(left.iter().map(|miss| &miss.wanted).collect::<Vec<_>>(), [&arm]);
 }
 
+/// On a directory, the last miss forgotten takes its directory away under the next one.
+pub async fn recording_and_forgetting_at_once_loses_nothing(bench: &Bench) {
+    let (store, id) = (bench.store.clone(), request("v1").id());
+    let forgetting = tokio::spawn(async move {
+        for _ in 0..60 {
+            store.forget_misses(&[miss("v1", Wanted::Whole, 1)]).await.unwrap();
+        }
+    });
+    for _ in 0..60 {
+        bench.store.record_miss(&miss("v1", Wanted::Whole, 1)).await.unwrap();
+        bench.store.misses(&id).await.unwrap();
+    }
+    forgetting.await.unwrap();
+}
+
 fn completion(seq: u64, at: i64) -> CompletionRecord {
     let completed_at = Timestamp::from_second(at).unwrap();
     let digest = Digest::of(seq.to_string().as_bytes());

@@ -49,7 +49,7 @@ pub async fn a_tombstone_takes_the_links_away(bench: &Bench) {
 pub async fn racing_writers_leave_the_link_of_the_winner(bench: &Bench) {
     let (name, tag) = (repository("lab/app"), tag("v1"));
     let stores = [bench.store.clone(), bench.another()];
-    for round in 0..6 {
+    for round in 0..3 {
         let seen = bench.store.tag(&name, &tag).await.unwrap().map(|(_, version)| version);
         let writer = |n: usize| {
             let (store, name, tag) = (stores[n % 2].clone(), name.clone(), tag.clone());
