@@ -28,7 +28,7 @@ pub async fn open_uploads_of_a_killed_process_are_swept(bench: &Bench) {
     // As if the process were killed: no drop, no abort.
     mem::forget(writer);
     let key = format!("{prefix}/{}", content_key(&digest));
-    assert_eq!(server.open_uploads().await, [key.clone()]);
+    assert_eq!(server.open_uploads().await, std::slice::from_ref(&key));
     let left = bench.store.leftovers().await.unwrap();
     assert_eq!(left.iter().map(|left| &left.key).collect::<Vec<_>>(), [&key]);
     assert_eq!(bench.store.sweep_leftovers(HOUR).await.unwrap(), 0);
