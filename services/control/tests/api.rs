@@ -1,0 +1,403 @@
+//! The API over real HTTP, against a real nats-server and a store in a directory.
+
+use clap::Parser;
+use hydrant_boot::{AdminToken, Context, Readiness, Role, Settings, bind};
+use hydrant_control::{Breakers, Config};
+use hydrant_proto::{Event, HydrationRequested, JobPhase, JobState, Lane};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp};
+use hydrant_testkit::NatsServer;
+use reqwest::{Method, Response, StatusCode, header};
+use serde_json::{Value, json};
+use std::{net::SocketAddr, time::Duration};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// A control process with its own nats-server and store.
+struct Control {
+    address: SocketAddr,
+    http: reqwest::Client,
+    context: Context,
+    stop: CancellationToken,
+    serving: JoinHandle<anyhow::Result<()>>,
+    nats: NatsServer,
+    _data: TempDir,
+}
+
+impl Control {
+    async fn start() -> Self {
+        Self::start_with(None, &[]).await
+    }
+
+    async fn start_with(token: Option<&str>, flags: &[&str]) -> Self {
+        let (nats, data) = (NatsServer::start().await, tempfile::tempdir().unwrap());
+        let stop = CancellationToken::new();
+        let in_data = format!("--data={}", data.path().display());
+        let line = Line::try_parse_from([&["hydrant", &in_data], flags].concat()).unwrap();
+        let readiness = Readiness::default();
+        let url = nats.url();
+        let context = Context::start(line.settings, Role::Control, &url, readiness, &stop);
+        let context = context.await.unwrap();
+        let mut connected = context.bus.connected();
+        connected.wait_for(|connected| *connected).await.unwrap();
+        let listener = bind("--admin", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = Config {
+            context: context.clone(),
+            token: token.map(|token| AdminToken::parse(token).unwrap()),
+            breakers: Breakers::none(),
+        };
+        let serving = tokio::spawn(hydrant_control::run(config, listener, stop.clone()));
+        hydrant_boot::install_tls_provider();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { address, http, context, stop, serving, nats, _data: data }
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+        told(self.request(method, &format!("/api/v1{path}")).json(&body).send().await.unwrap())
+            .await
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        told(self.request(Method::GET, &format!("/api/v1{path}")).send().await.unwrap()).await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.send(Method::PUT, path, body).await
+    }
+
+    /// An upstream and a rule for `lab/*`.
+    async fn with_lab(self) -> Self {
+        let upstream = json!({"endpoint": "https://lab.example"});
+        assert_eq!(self.put("/upstreams/lab", upstream).await.0, StatusCode::CREATED);
+        let rule = json!({"downstream": "lab/*", "upstream": "lab"});
+        assert_eq!(self.put("/rules/lab", rule).await.0, StatusCode::CREATED);
+        self
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        tokio::time::timeout(SOON, self.serving).await.unwrap().unwrap().unwrap();
+        self.context.close().await;
+        drop(self.nats);
+    }
+}
+
+async fn told(response: Response) -> (StatusCode, Value) {
+    let status = response.status();
+    let text = response.text().await.unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+fn field(body: &Value) -> &str {
+    body["error"]["field"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn resources_are_made_read_changed_and_deleted() {
+    let control = Control::start().await.with_lab().await;
+    let (status, rule) = control.get("/rules/lab").await;
+    assert_eq!((status, &rule["fresh_for"]), (StatusCode::OK, &json!("5m")));
+    let changed =
+        json!({"name": "lab", "downstream": "lab/*", "upstream": "lab", "fresh_for": "9m"});
+    assert_eq!(control.put("/rules/lab", changed).await.0, StatusCode::OK);
+    let (_, list) = control.get("/rules").await;
+    assert_eq!(list["items"][0]["fresh_for"], "9m");
+    let (status, body) = control.send(Method::DELETE, "/upstreams/lab", Value::Null).await;
+    assert_eq!((status, field(&body)), (StatusCode::CONFLICT, "rule.lab.upstream"));
+    for path in ["/rules/lab", "/upstreams/lab"] {
+        let (status, _) = control.send(Method::DELETE, path, Value::Null).await;
+        assert_eq!(status, StatusCode::NO_CONTENT);
+        assert_eq!(control.get(path).await.0, StatusCode::NOT_FOUND);
+    }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn a_wrong_request_is_refused_with_its_field_and_changes_nothing() {
+    let control = Control::start().await.with_lab().await;
+    let good = json!({"downstream": "x/*", "upstream": "lab"});
+    let with = |key: &str, value: Value| {
+        let mut body = good.clone();
+        body[key] = value;
+        body
+    };
+    for (path, body, expected) in [
+        ("/rules/x", with("freshfor", json!("5m")), "freshfor"),
+        ("/rules/x", with("fresh_for", json!("-1s")), "fresh_for"),
+        ("/rules/x", with("name", json!("y")), "name"),
+        ("/rules/x", with("downstream", json!("x/*/y")), "rule.x.downstream"),
+        ("/rules/x", with("upstream", json!("nowhere")), "rule.x.upstream"),
+        ("/rules/X", good.clone(), "name"),
+        ("/rules/%3E", good.clone(), "name"),
+        ("/rules/x", json!([]), "body"),
+        ("/upstreams/x", json!({"endpoint": "https://u:p@lab.example"}), "upstream.x.endpoint"),
+        ("/upstreams/x", json!({"endpoint": "file:///etc"}), "upstream.x.endpoint"),
+        ("/upstreams/x", json!({"endpoint": "https://10.0.0.1"}), "upstream.x.endpoint"),
+        ("/upstreams/x", json!({}), "endpoint"),
+        ("/credentials/x", json!({"username": {"env": "U"}, "password": "hunter2"}), "password"),
+        (
+            "/webhooks/x",
+            json!({"url": "http://a.example", "secret": {"env": "S"}}),
+            "webhook.x.url",
+        ),
+    ] {
+        let (status, answer) = control.put(path, body).await;
+        assert_eq!((status, field(&answer)), (StatusCode::BAD_REQUEST, expected), "{answer}");
+        assert!(!answer["error"]["remedy"].as_str().unwrap_or_default().is_empty(), "{answer}");
+    }
+    let clash = json!({"downstream": "lab/*", "upstream": "lab"});
+    assert_eq!(control.put("/rules/other", clash).await.0, StatusCode::CONFLICT);
+    let (_, rules) = control.get("/rules").await;
+    assert_eq!(rules["items"].as_array().unwrap().len(), 1);
+    let large = control.request(Method::PUT, "/api/v1/rules/x").body(vec![b' '; 2 << 20]).send();
+    // The server may cut the upload short.
+    if let Ok(answer) = large.await {
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    for (path, expected) in
+        [("/events?sinc=1h", "sinc"), ("/events?since=soon", "since"), ("/status", "image")]
+    {
+        let (status, answer) = control.get(path).await;
+        assert_eq!((status, field(&answer)), (StatusCode::BAD_REQUEST, expected), "{answer}");
+    }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn an_old_revision_is_refused() {
+    let control = Control::start().await.with_lab().await;
+    let read = control.request(Method::GET, "/api/v1/rules/lab").send().await.unwrap();
+    let tag = read.headers()[header::ETAG].clone();
+    let body = json!({"downstream": "lab/*", "upstream": "lab", "fresh_for": "7m"});
+    let put = |name: header::HeaderName, value: header::HeaderValue| {
+        let request = control.request(Method::PUT, "/api/v1/rules/lab").header(name, value);
+        request.json(&body).send()
+    };
+    let fresh = put(header::IF_MATCH, tag.clone()).await.unwrap();
+    assert_eq!(fresh.status(), StatusCode::OK);
+    let stale = put(header::IF_MATCH, tag.clone()).await.unwrap();
+    assert_eq!(stale.status(), StatusCode::PRECONDITION_FAILED);
+    let create = put(header::IF_NONE_MATCH, "*".parse().unwrap()).await.unwrap();
+    assert_eq!(create.status(), StatusCode::PRECONDITION_FAILED);
+    let delete = control.request(Method::DELETE, "/api/v1/rules/lab").header(header::IF_MATCH, tag);
+    assert_eq!(delete.send().await.unwrap().status(), StatusCode::PRECONDITION_FAILED);
+    let same = control
+        .request(Method::GET, "/api/v1/rules/lab")
+        .header(header::IF_NONE_MATCH, fresh.headers()[header::ETAG].clone());
+    assert_eq!(same.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    control.end().await;
+}
+
+#[tokio::test]
+async fn every_route_needs_the_token_when_there_is_one() {
+    let control = Control::start_with(Some("a-token-of-ours"), &[]).await;
+    let document = control.request(Method::GET, "/api/v1/openapi.json");
+    let document = document.bearer_auth("a-token-of-ours").send().await.unwrap();
+    let document: Value = document.json().await.unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let path = path.replace("{name}", "lab").replace("{id}", "x");
+            let answer = control.request(method.clone(), &path).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
+            let wrong = control.request(method, &path).bearer_auth("other").send().await.unwrap();
+            assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED, "{path}");
+        }
+    }
+    let nowhere = control.request(Method::GET, "/api/v1/nowhere").send().await.unwrap();
+    assert_eq!(nowhere.status(), StatusCode::UNAUTHORIZED);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let open = control.request(Method::GET, path).send().await.unwrap();
+        assert_ne!(open.status(), StatusCode::UNAUTHORIZED, "{path}");
+    }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn without_a_token_the_api_is_for_loopback_alone() {
+    let open = Control::start().await;
+    assert_eq!(open.get("/rules").await.0, StatusCode::OK);
+    let page = open.request(Method::GET, "/api/v1/rules").header("origin", "https://evil.example");
+    assert_eq!(page.send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    open.end().await;
+    let exposed = Control::start_with(None, &["--admin=0.0.0.0:9464"]).await;
+    let (status, body) = exposed.get("/rules").await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(body["error"]["remedy"].as_str().unwrap().contains("HYDRANT_ADMIN_TOKEN"));
+    let healthy = exposed.request(Method::GET, "/healthz").send().await.unwrap();
+    assert_eq!(healthy.status(), StatusCode::OK);
+    exposed.end().await;
+}
+
+#[tokio::test]
+async fn a_document_is_applied_in_one_change_or_not_at_all() {
+    let control = Control::start().await.with_lab().await;
+    let toml = "[[upstream]]\nname='hub'\nendpoint='https://hub.example'\n\
+                [[rule]]\nname='hub'\ndownstream='hub/*'\nupstream='hub'\n";
+    let apply = |query: &str, body: String| {
+        let path = format!("/api/v1/apply{query}");
+        let request =
+            control.request(Method::POST, &path).header("content-type", "application/toml");
+        async move { told(request.body(body).send().await.unwrap()).await }
+    };
+    let (status, body) = apply("?dry_run=true&prune=true", toml.to_owned()).await;
+    assert_eq!(status, StatusCode::OK);
+    let actions: Vec<_> =
+        body["changes"].as_array().unwrap().iter().map(|c| c["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["created", "deleted", "created", "deleted"]);
+    assert_eq!(control.get("/rules").await.1["items"].as_array().unwrap().len(), 1);
+    let (status, body) = apply("", format!("{toml}\nunknown = 1")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body["error"]["message"].as_str().unwrap().contains("unknown"), "{body}");
+    let (status, _) = apply("", toml.replace("upstream='hub'", "upstream='gone'")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(control.get("/upstreams/hub").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(apply("", toml.to_owned()).await.0, StatusCode::OK);
+    assert_eq!(control.get("/rules").await.1["items"].as_array().unwrap().len(), 2);
+    assert_eq!(apply("?prune=true", toml.to_owned()).await.0, StatusCode::OK);
+    assert_eq!(control.get("/rules/lab").await.0, StatusCode::NOT_FOUND);
+    control.end().await;
+}
+
+fn job(control: &Control) -> HydrationRequested {
+    let route = control.context.feed.current().route(&"lab/app".parse().unwrap()).unwrap();
+    HydrationRequested {
+        rule: "lab".into(),
+        generation: route.generation.to_string(),
+        upstream: "lab".into(),
+        repository: "lab/app".parse().unwrap(),
+        reference: "1".parse().unwrap(),
+        lane: Lane::Background,
+        platforms: Vec::new(),
+        requested_at: jiff::Timestamp::now(),
+    }
+}
+
+#[tokio::test]
+async fn a_hydration_is_recorded_queued_and_followed() {
+    let control = Control::start().await.with_lab().await;
+    let asked = json!({"image": "lab/app:1", "platforms": ["linux/amd64"]});
+    let (status, accepted) = control.send(Method::POST, "/hydrations", asked).await;
+    assert_eq!((status, &accepted["outcome"]), (StatusCode::ACCEPTED, &json!("queued")));
+    let request = job(&control);
+    assert_eq!(accepted["id"], request.id().to_string());
+    assert_eq!(control.context.store.misses(&request.id()).await.unwrap().len(), 1);
+    let path = format!("/hydrations/{}", request.id());
+    let (_, queued) = control.get(&path).await;
+    assert_eq!(queued["phase"], "queued");
+    let after = format!("{path}?wait=30s&after={}", queued["revision"]);
+    let (news, ()) = tokio::join!(control.get(&after), async {
+        let mut state = JobState::queued(request.clone(), jiff::Timestamp::now());
+        state.phase = JobPhase::Done;
+        control.context.bus.job_states().put(&state).await.unwrap();
+    });
+    assert_eq!((&news.1["phase"], &news.1["final"]), (&json!("done"), &json!(true)));
+    let (_, status) = control.get("/status?image=lab/app:1").await;
+    assert_eq!((&status["hydrated"], &status["misses"]), (&json!(false), &json!(1)));
+    for (body, code, name) in [
+        (json!({"image": "other/app:1"}), StatusCode::NOT_FOUND, "image"),
+        (json!({"image": "lab/App:1"}), StatusCode::BAD_REQUEST, "image"),
+        (json!({"image": "lab/app:1", "platform": "x"}), StatusCode::BAD_REQUEST, "platform"),
+        (json!({"image": "lab/app:1", "platforms": ["x"]}), StatusCode::BAD_REQUEST, "platforms"),
+    ] {
+        let (status, answer) = control.send(Method::POST, "/hydrations", body).await;
+        assert_eq!((status, field(&answer)), (code, name), "{answer}");
+    }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn a_hydration_asked_for_without_nats_is_recorded() {
+    let mut control = Control::start().await.with_lab().await;
+    control.nats.kill9();
+    let mut connected = control.context.bus.connected();
+    connected.wait_for(|connected| !connected).await.unwrap();
+    let asked = json!({"image": "lab/app:1"});
+    let (status, accepted) = control.send(Method::POST, "/hydrations", asked).await;
+    assert_eq!((status, &accepted["outcome"]), (StatusCode::ACCEPTED, &json!("recorded")));
+    assert_eq!(control.context.store.misses(&job(&control).id()).await.unwrap().len(), 1);
+    let (status, _) =
+        control.put("/rules/lab", json!({"downstream": "l/*", "upstream": "lab"})).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let read = control.request(Method::GET, "/api/v1/rules/lab").send().await.unwrap();
+    assert_eq!(read.status(), StatusCode::OK);
+    assert!(read.headers().contains_key("x-hydrant-last-known-good"));
+    control.end().await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_tried_again_or_dropped() {
+    let control = Control::start().await.with_lab().await;
+    let request = job(&control);
+    let letter = DeadLetter {
+        id: DeadLetterId::of_job(&request.id()),
+        given_up: GivenUp::Job { request: request.clone() },
+        class: Some(hydrant_proto::FailureClass::Unknown),
+        reason: "no such tag".into(),
+        attempts: 3,
+        at: jiff::Timestamp::now(),
+    };
+    let path = format!("/dead-letters/{}", letter.id);
+    control.context.store.put_dead_letter(&letter).await.unwrap();
+    let (_, list) = control.get("/dead-letters").await;
+    assert_eq!((&list["total"], &list["items"][0]["class"]), (&json!(1), &json!("unknown")));
+    let (status, told) = control.send(Method::POST, &format!("{path}/retry"), Value::Null).await;
+    assert_eq!((status, &told["outcome"]), (StatusCode::ACCEPTED, &json!("queued")));
+    assert_eq!(control.context.store.misses(&request.id()).await.unwrap().len(), 1);
+    assert_eq!(control.get(&path).await.0, StatusCode::NOT_FOUND);
+    control.context.store.put_dead_letter(&letter).await.unwrap();
+    let dropped = control.send(Method::DELETE, &path, Value::Null).await.0;
+    assert_eq!(dropped, StatusCode::NO_CONTENT);
+    for missing in ["job-..%2F..%2Fx", "x"] {
+        let path = format!("/dead-letters/{missing}");
+        assert_eq!(control.get(&path).await.0, StatusCode::NOT_FOUND, "{missing}");
+    }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn events_stream_as_lines_and_end_with_the_process() {
+    let control = Control::start().await.with_lab().await;
+    let secret = json!({"url": "https://ci.example", "secret": {"env": "S"}});
+    assert_eq!(control.put("/webhooks/ci", secret).await.0, StatusCode::CREATED);
+    let follow = control.request(Method::GET, "/api/v1/events?follow=true&since=1h");
+    let mut follow = follow.send().await.unwrap();
+    let (status, told) = control.send(Method::POST, "/webhooks/ci/test", Value::Null).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    let line = tokio::time::timeout(SOON, follow.chunk()).await.unwrap().unwrap().unwrap();
+    let event: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&event["id"], &event["type"]), (&told["event"], &json!("webhook.test")));
+    let past = control.request(Method::GET, "/api/v1/events?since=1h").send().await.unwrap();
+    assert_eq!(past.text().await.unwrap().lines().count(), 1);
+    let event = Event::test("ci", jiff::Timestamp::now());
+    control.context.bus.publish_event(&event).await.unwrap();
+    tokio::time::timeout(SOON, follow.chunk()).await.unwrap().unwrap().unwrap();
+    let (status, log) = control.get("/webhooks/ci/deliveries").await;
+    assert_eq!((status, &log["items"]), (StatusCode::OK, &json!([])));
+    assert_eq!(control.get("/webhooks/other/deliveries").await.0, StatusCode::NOT_FOUND);
+    control.end().await;
+    assert_eq!(follow.chunk().await.unwrap_or(None), None);
+}
+
+#[tokio::test]
+async fn an_upstream_tells_how_it_is_doing() {
+    let control = Control::start().await.with_lab().await;
+    let (status, told) = control.get("/upstreams/lab/status").await;
+    assert_eq!((status, &told["breaker"]), (StatusCode::OK, &Value::Null));
+    assert!(told["queue"].is_array());
+    assert_eq!(control.get("/upstreams/x/status").await.0, StatusCode::NOT_FOUND);
+    control.end().await;
+}
