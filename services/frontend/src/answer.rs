@@ -27,7 +27,8 @@ use tokio::sync::OwnedSemaphorePermit;
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-const SUBJECT_CACHE: HeaderName = HeaderName::from_static("x-hydrant-cache");
+const SERVED_FROM: HeaderName = HeaderName::from_static("x-hydrant-cache");
+const STALE_BECAUSE: HeaderName = HeaderName::from_static("x-hydrant-stale-because");
 const ERROR_CLASS: HeaderName = HeaderName::from_static("x-hydrant-error");
 
 /// What a digest names never changes.
@@ -168,7 +169,7 @@ impl Answer {
     pub fn stale(mut self, because: &Failure) -> Self {
         self.set(WARNING, STALE);
         if let Some(class) = because.class() {
-            self.set(ERROR_CLASS, HeaderValue::from_static(class.as_str()));
+            self.set(STALE_BECAUSE, HeaderValue::from_static(class.as_str()));
         }
         if let Some(pulled) = &mut self.pulled {
             (pulled.outcome, pulled.class) = (PullOutcome::Stale, because.class());
@@ -191,7 +192,7 @@ impl Answer {
     pub fn finish(mut self, read: Read, asked: &HeaderMap) -> Self {
         self.set(API_VERSION, HeaderValue::from_static("registry/2.0"));
         if let Some(pulled) = self.pulled {
-            self.set(SUBJECT_CACHE, HeaderValue::from_static(pulled.outcome.as_str()));
+            self.set(SERVED_FROM, HeaderValue::from_static(pulled.outcome.as_str()));
         }
         if self.status == StatusCode::OK && self.is_had_by(asked) {
             self.status = StatusCode::NOT_MODIFIED;

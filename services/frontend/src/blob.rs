@@ -15,6 +15,7 @@ use crate::{
     place::Place,
     range::Part,
     request::Read,
+    shelf::Shelf,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -22,7 +23,6 @@ use http::HeaderMap;
 use hydrant_flight::{Flight, FlightError, Flights, Opened, Passthrough, Source, pass_through};
 use hydrant_proto::Digest;
 use hydrant_rules::Delivery;
-use hydrant_store::Store;
 use hydrant_telemetry::metrics::{PullKind, PullOutcome};
 use hydrant_upstream::Priority;
 use std::{fmt::Display, ops::Range, sync::Arc, time::Duration};
@@ -36,7 +36,7 @@ const FLIGHTS: u32 = 2;
 
 /// What blobs are served from.
 pub struct Blobs {
-    pub store: Store,
+    pub shelf: Shelf,
     pub flights: Flights,
     pub memory: Arc<Memory>,
     pub family: Arc<Family>,
@@ -83,21 +83,18 @@ impl Blobs {
         read: Read,
         asked: &HeaderMap,
     ) -> Result<Answer, Failure> {
-        let spot = place.spot(digest);
-        if let Some(size) = self.memory.blobs.get(&spot) {
-            if let Some(answer) = self.stored(place, digest, size, read, asked).await? {
-                return Ok(answer);
-            }
-            self.memory.blobs.invalidate(&spot);
-        }
-        let mut found = self.find(place, digest, read).await?;
+        let mut found = match self.memory.blobs.get(&place.spot(digest)) {
+            Some(size) => Whereabouts::Stored { size },
+            None => self.find(place, digest, read).await?,
+        };
         if let Whereabouts::Stored { size } = found {
-            if let Some(answer) = self.stored(place, digest, size, read, asked).await? {
-                self.memory.blobs.insert(spot, size);
-                return Ok(answer);
+            match self.stored(place, digest, size, read, asked).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Err(failure @ Failure::Range { .. }) => return Err(failure),
+                Ok(None) => tracing::warn!(%digest, "blob is damaged or gone, asking the upstream"),
+                Err(failure) => failure.log(),
             }
-            tracing::warn!(%digest, "blob is damaged or gone, asking the upstream");
-            found = self.fly(place, digest).await?;
+            found = self.instead_of_stored(place, digest).await?;
         }
         match found {
             Whereabouts::Stored { .. } => Err(Failure::Abandoned),
@@ -107,15 +104,26 @@ impl Blobs {
                 self.flying(digest, &flight, size, outcome, read, asked)
             }
             Whereabouts::Passing(passing) => {
-                let size = passing.size();
+                let size = Some(passing.size());
                 let content = Content::Stream(breaking(passing.into_stream()));
-                self.from_upstream(Answer::blob(digest, size, content), PullOutcome::Miss)
+                self.relayed(Answer::blob(digest, size, content), PullOutcome::Miss)
             }
         }
     }
 
+    /// A blob that should be stored, from the upstream. That it is unknown there settles nothing.
+    async fn instead_of_stored(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Result<Whereabouts, Failure> {
+        self.memory.blobs.invalidate(&place.spot(digest));
+        let found = self.fly(place, digest).await;
+        found.map_err(|failure| if failure.is_unknown() { Failure::Abandoned } else { failure })
+    }
+
     /// An answer whose body comes from an upstream, now or later.
-    fn from_upstream(&self, mut answer: Answer, outcome: PullOutcome) -> Result<Answer, Failure> {
+    fn relayed(&self, mut answer: Answer, outcome: PullOutcome) -> Result<Answer, Failure> {
         answer.permit = Some(self.asking.permit()?);
         Ok(answer.served(PullKind::Blob, outcome))
     }
@@ -128,7 +136,7 @@ impl Blobs {
         read: Read,
     ) -> Result<Whereabouts, Failure> {
         if let Some(flight) = self.granted(place, digest) {
-            return self.opened(place, flight, PullOutcome::Joined).await;
+            return self.opened(flight, PullOutcome::Joined).await;
         }
         let local = self.local(place, digest).await;
         if let Ok(Local::Readable { size }) = local {
@@ -179,10 +187,11 @@ impl Blobs {
     }
 
     async fn local(&self, place: &Place, digest: &Digest) -> Result<Local, Failure> {
-        let (linked, size) = tokio::try_join!(
-            self.store.has_link(place.repository(), digest),
-            self.store.blob_size(digest)
-        )?;
+        let store = &self.shelf.store;
+        let look = async {
+            tokio::try_join!(store.has_link(place.repository(), digest), store.blob_size(digest))
+        };
+        let (linked, size) = self.shelf.ask(look).await?;
         Ok(match (linked, size) {
             (true, Some(size)) => Local::Readable { size },
             (false, Some(size)) => Local::Unlinked { size },
@@ -204,7 +213,7 @@ impl Blobs {
 
     /// Makes a blob that is stored readable in this repository, for the next time.
     fn link(&self, place: &Place, digest: &Digest) {
-        let (store, repository) = (self.store.clone(), place.repository().clone());
+        let (store, repository) = (self.shelf.store.clone(), place.repository().clone());
         let digest = digest.clone();
         let link = async move {
             if let Err(error) = store.link_blob(&repository, &digest).await {
@@ -222,7 +231,7 @@ impl Blobs {
             let Some((flight, outcome)) = self.boarded(place, digest).await? else {
                 return self.passing(place, digest).await;
             };
-            match self.opened(place, flight, outcome).await {
+            match self.opened(flight, outcome).await {
                 Err(Failure::Flight(FlightError::NoSpool(reason))) => {
                     tracing::warn!(%digest, reason, "blob passed through");
                     return self.passing(place, digest).await;
@@ -236,16 +245,12 @@ impl Blobs {
 
     /// The flight, begun or joined; `None` when there is one that this repository may not join as
     /// far as can be told. Beginning needs no question: the upstream delivers to this repository or
-    /// it does not. But where no manifest told the size, HEAD is to tell it, lest a body without
-    /// end is only ended by the spool.
+    /// it does not.
     async fn boarded(
         &self,
         place: &Place,
         digest: &Digest,
     ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
-        if self.size(place, digest).is_none() {
-            self.is_entitled(place, digest).await?;
-        }
         let (source, repository) = (self.source(place, digest), place.repository());
         if let Some(flight) = self.flights.begin(source.clone(), repository)? {
             return Ok(Some((flight, PullOutcome::Miss)));
@@ -264,17 +269,13 @@ impl Blobs {
         Ok(Whereabouts::Passing(pass_through(self.source(place, digest)).await?))
     }
 
-    fn size(&self, place: &Place, digest: &Digest) -> Option<u64> {
-        let spot = place.spot(digest);
-        self.family.size(&spot).or_else(|| self.memory.entitled.get(&spot))
-    }
-
     fn source(&self, place: &Place, digest: &Digest) -> Source {
+        let spot = place.spot(digest);
         Source {
             client: place.client.clone(),
             upstream_repository: place.route.upstream_repository.clone(),
             digest: digest.clone(),
-            size: self.size(place, digest),
+            size: self.family.size(&spot).or_else(|| self.memory.entitled.get(&spot)),
             priority: Priority::Interactive,
         }
     }
@@ -290,17 +291,9 @@ impl Blobs {
     }
 
     /// Waits until a status line can be sent.
-    async fn opened(
-        &self,
-        place: &Place,
-        flight: Flight,
-        outcome: PullOutcome,
-    ) -> Result<Whereabouts, Failure> {
+    async fn opened(&self, flight: Flight, outcome: PullOutcome) -> Result<Whereabouts, Failure> {
         match flight.opened().await? {
-            Opened::Stored { size } => {
-                self.memory.blobs.insert(place.spot(flight.digest()), size);
-                Ok(Whereabouts::Stored { size })
-            }
+            Opened::Stored { size } => Ok(Whereabouts::Stored { size }),
             Opened::Flying { size } => Ok(Whereabouts::Flying { flight, size, outcome }),
         }
     }
@@ -325,7 +318,7 @@ impl Blobs {
             }
             _ => Answer::blob(digest, size, Content::Stream(breaking(flight.read(0, None)))),
         };
-        self.from_upstream(answer, outcome)
+        self.relayed(answer, outcome)
     }
 
     /// The blob from storage; `None` when it is not there after all, or is damaged.
@@ -337,7 +330,10 @@ impl Blobs {
         read: Read,
         asked: &HeaderMap,
     ) -> Result<Option<Answer>, Failure> {
-        let hit = |answer: Answer| Ok(Some(answer.served(PullKind::Blob, PullOutcome::Hit)));
+        let hit = |answer: Answer| {
+            self.memory.blobs.insert(place.spot(digest), size);
+            Ok(Some(answer.served(PullKind::Blob, PullOutcome::Hit)))
+        };
         if read == Read::Head {
             return hit(Answer::blob(digest, Some(size), Content::Empty));
         }
@@ -346,7 +342,7 @@ impl Blobs {
             Part::Whole | Part::Unsatisfiable => None,
         };
         if place.route.rule.delivery == Delivery::Redirect
-            && let Ok(Some(location)) = self.store.presign(digest, PRESIGNED_FOR).await
+            && let Ok(Some(location)) = self.shelf.store.presign(digest, PRESIGNED_FOR).await
         {
             return hit(Answer::redirect(digest, location.as_str()));
         }
@@ -367,7 +363,7 @@ impl Blobs {
         size: u64,
         range: Option<Range<u64>>,
     ) -> Result<Option<ByteStream>, Failure> {
-        let found = self.store.read_blob(digest, range).await?;
+        let found = self.shelf.ask(self.shelf.store.read_blob(digest, range)).await?;
         Ok(found.filter(|found| found.size == size).map(|found| breaking(found.stream)))
     }
 }

@@ -48,6 +48,8 @@ pub enum Failure {
     Flight(#[from] FlightError),
     #[error("storage: {0}")]
     Storage(#[from] StoreError),
+    #[error("storage does not answer in time")]
+    SlowStorage,
     #[error("too many requests wait for upstreams")]
     Overloaded,
     #[error("no byte of {size} was asked for")]
@@ -81,7 +83,9 @@ impl Failure {
             Self::Rejected(_) | Self::Range { .. } => None,
             Self::Upstream { error, .. } => Some(error.class()),
             Self::Flight(error) => Some(error.class()),
-            Self::Storage(_) | Self::Overloaded | Self::Abandoned => Some(FailureClass::Storage),
+            Self::Storage(_) | Self::SlowStorage | Self::Overloaded | Self::Abandoned => {
+                Some(FailureClass::Storage)
+            }
         }
     }
 
@@ -102,7 +106,7 @@ impl Failure {
             Self::Flight(error) => {
                 of_class(error.class(), What::Blob, error.retry_after(), audience)
             }
-            Self::Storage(_) | Self::Abandoned => {
+            Self::Storage(_) | Self::SlowStorage | Self::Abandoned => {
                 of_class(FailureClass::Storage, What::Blob, None, audience)
             }
             Self::Overloaded => Said {

@@ -27,6 +27,7 @@ mod record;
 mod request;
 mod rumours;
 mod serve;
+mod shelf;
 mod tag;
 
 use asking::Asking;
@@ -44,6 +45,7 @@ use memory::Memory;
 use misses::Recorder;
 use rumours::Rumours;
 use serve::Server;
+use shelf::Shelf;
 use std::{sync::Arc, time::Duration};
 use tag::Tags;
 use tokio::net::TcpListener;
@@ -114,20 +116,21 @@ fn build(
     tasks: &TaskTracker,
 ) -> (Arc<Server>, Recorder, Rumours) {
     let Context { store, bus, feed, upstreams, settings } = context;
+    let shelf = Shelf::new(store.clone());
     let (misses, recorder) = misses::misses(store.clone(), bus.clone());
     let (memory, family) = (Arc::new(Memory::new()), Arc::new(Family::new()));
     let asking = Arc::new(Asking::new(settings.upstream_requests, tasks));
-    let rumours = Rumours::new(store.clone(), bus, memory.clone(), tasks.clone());
+    let rumours = Rumours::new(store, bus, memory.clone(), tasks.clone());
     let manifests = Manifests {
-        store: store.clone(),
+        shelf: shelf.clone(),
         memory: memory.clone(),
         family: family.clone(),
         asking: asking.clone(),
         misses: Arc::new(misses),
     };
     let tags = Tags { manifests, rumours: rumours.clone() };
-    let lists = Lists { store: store.clone(), asking: asking.clone() };
-    let blobs = Blobs { store, flights, memory, family, asking, tasks: tasks.clone() };
+    let lists = Lists { shelf: shelf.clone(), asking: asking.clone() };
+    let blobs = Blobs { shelf, flights, memory, family, asking, tasks: tasks.clone() };
     let server = Server { feed, upstreams, tags, blobs, lists };
     (Arc::new(server), recorder, rumours)
 }

@@ -7,17 +7,17 @@
 
 use crate::{
     answer::Answer, asking::Asking, error::Failure, manifest::certain, place::Place, request::Page,
+    shelf::Shelf,
 };
 use http::StatusCode;
 use hydrant_proto::{Digest, MediaType, RepositoryName, Tag};
 use hydrant_rules::Table;
-use hydrant_store::Store;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc};
 
 /// What lists are made from.
 pub struct Lists {
-    pub store: Store,
+    pub shelf: Shelf,
     pub asking: Arc<Asking>,
 }
 
@@ -64,7 +64,8 @@ impl Lists {
     }
 
     async fn local_tags(&self, place: &Place, page: &Page<Tag>) -> Result<Listed, Failure> {
-        let found = self.store.tags(place.repository(), page.last.as_ref(), page.n).await?;
+        let list = self.shelf.store.tags(place.repository(), page.last.as_ref(), page.n);
+        let found = self.shelf.ask(list).await?;
         Ok(Listed { names: found.items.into_iter().collect(), more: found.more })
     }
 
@@ -78,7 +79,7 @@ impl Lists {
         if n == 0 {
             return Ok(Answer::json(&json!({ "repositories": [] })));
         }
-        let mut found = self.store.repositories(page.last.as_ref(), n).await?;
+        let mut found = self.shelf.store.repositories(page.last.as_ref(), n).await?;
         let next = found.items.last().filter(|_| found.more).cloned();
         found.items.retain(|name| table.route(name).is_some());
         let answer = Answer::json(&json!({ "repositories": found.items }));
@@ -96,7 +97,7 @@ impl Lists {
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Answer, Failure> {
-        let mut found = self.store.referrers(place.repository(), digest).await?;
+        let mut found = self.shelf.store.referrers(place.repository(), digest).await?;
         if let Some(wanted) = artifact_type {
             found.retain(|referrer| referrer.artifact_type.as_deref() == Some(wanted));
         }

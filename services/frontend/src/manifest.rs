@@ -12,11 +12,12 @@ use crate::{
     misses::{Miss, Misses, Publish},
     place::{Place, Spot},
     request::Read,
+    shelf::Shelf,
     tag::is_within,
 };
 use hydrant_proto::{Digest, HydrationRequested, Lane, Manifest, Reference};
 use hydrant_rules::Platforms;
-use hydrant_store::{Store, Wanted};
+use hydrant_store::Wanted;
 use hydrant_telemetry::metrics::{PullKind, PullOutcome};
 use hydrant_upstream::Head;
 use jiff::Timestamp;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 /// What manifests are served from. Cheap to clone.
 #[derive(Clone)]
 pub struct Manifests {
-    pub store: Store,
+    pub shelf: Shelf,
     pub memory: Arc<Memory>,
     pub family: Arc<Family>,
     pub asking: Arc<Asking>,
@@ -83,7 +84,8 @@ impl Manifests {
         if let Some(remembered) = self.memory.manifest(spot).filter(|found| found.is_local) {
             return Ok(Some(remembered.held));
         }
-        let bytes = self.store.manifest(place.repository(), &spot.what).await?;
+        let read = self.shelf.store.manifest(place.repository(), &spot.what);
+        let bytes = self.shelf.ask(read).await?;
         let found = bytes.and_then(|bytes| Held::local(spot.what.clone(), bytes));
         Ok(found.map(|(held, manifest)| self.keep(spot, Arc::new(held), &manifest, true)))
     }

@@ -104,7 +104,8 @@ impl Tags {
         if let Some(seen) = memory.record(place.repository(), tag, self.rumours.are_heard()) {
             return Ok(Some(seen));
         }
-        let found = self.manifests.store.tag(place.repository(), tag).await?;
+        let shelf = &self.manifests.shelf;
+        let found = shelf.ask(shelf.store.tag(place.repository(), tag)).await?;
         let seen = found.map(|(record, version)| Arc::new(Seen::now(record, version)));
         if let Some(seen) = &seen {
             memory.keep_record(place.repository(), tag, seen.clone());
@@ -223,7 +224,8 @@ impl Tags {
         if let Some(remembered) = manifests.memory.manifest(&spot) {
             return Some(Found::of(remembered.held, PullOutcome::Joined));
         }
-        let staged = manifests.store.staged_manifest(&heard.digest).await.ok()??;
+        let shelf = &manifests.shelf;
+        let staged = shelf.ask(shelf.store.staged_manifest(&heard.digest)).await.ok()??;
         let (held, _) = Held::local(heard.digest.clone(), staged)?;
         Some(Found::of(Arc::new(held), PullOutcome::Joined))
     }

@@ -82,7 +82,7 @@ async fn without_the_upstream_the_local_one_is_served_marked_stale() {
         assert_eq!(header(&stale.0, "x-hydrant-cache"), "stale");
         assert_eq!(header(&stale.0, "warning"), "110 - \"Response is Stale\"");
         assert!(header(&stale.0, "age").parse::<u64>().unwrap() >= 3_600);
-        assert_eq!(header(&stale.0, "x-hydrant-error"), "upstream-down");
+        assert_eq!(header(&stale.0, "x-hydrant-stale-because"), "upstream-down");
     }
     let told = tokio::time::timeout(SOON, events.next()).await.unwrap().unwrap();
     let Event { kind, data, .. } = told;
@@ -125,7 +125,7 @@ async fn a_tag_that_is_gone_upstream_is_served_stale() {
     lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
     let stale = lab.pull("lab/app/manifests/1").await;
     assert_eq!(header(&stale.0, "x-hydrant-cache"), "stale");
-    assert_eq!(header(&stale.0, "x-hydrant-error"), "unknown");
+    assert_eq!(header(&stale.0, "x-hydrant-stale-because"), "unknown");
 }
 
 #[tokio::test]
