@@ -27,6 +27,9 @@ const HOMES: [(&str, &[&str]); 11] = [
 const WORDS: [(&str, &str); 2] =
     [("rmp_serde", "proto/src/codec.rs"), ("backoff::", "crates/hydrant-boot/src/retry.rs")];
 
+/// Packages below `crates` that nothing customers run may name.
+const OUTSIDE: [&str; 2] = ["hydrant-testkit", "hydrant-demo"];
+
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 7] =
     ["util", "utils", "common", "helper", "helpers", "manager", "managers"];
@@ -38,7 +41,7 @@ enum Room {
     Service,
     /// The one binary, where the services meet.
     Binary,
-    /// Tests and chores.
+    /// Tests, chores and what shows hydrant to people.
     Outside,
 }
 
@@ -63,7 +66,7 @@ impl Workspace {
         let path = package.manifest_path.strip_prefix(&self.root).unwrap();
         match path.components().next().unwrap().as_str() {
             "proto" => Room::Proto,
-            "crates" if package.name.as_str() == "hydrant-testkit" => Room::Outside,
+            "crates" if OUTSIDE.contains(&package.name.as_str()) => Room::Outside,
             "crates" => Room::Crate,
             "services" if package.name.as_str() == "hydrant" => Room::Binary,
             "services" => Room::Service,

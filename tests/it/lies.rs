@@ -66,7 +66,7 @@ async fn a_body_that_ends_early_as_if_it_were_whole_is_cut_off_and_not_stored() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_body_is_cut_off_and_not_stored() {
-    never_ends_cleanly(Fault::endless()).await;
+    never_ends_cleanly(Fault::endless().method("GET")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

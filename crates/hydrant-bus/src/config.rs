@@ -77,6 +77,15 @@ impl BusConfig {
         self.url.split(',').map(parse).collect()
     }
 
+    /// The user and password of the first server whose URL has them: the client sends one login to
+    /// all servers, and does not read URLs for it.
+    fn login_of_url(&self) -> Result<Option<(String, String)>, BusError> {
+        let text = |part: &str| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into();
+        Ok(self.servers()?.iter().find_map(|server| {
+            Some((text(server.username()?), text(server.password().unwrap_or_default())))
+        }))
+    }
+
     /// Options that connect in the background and never give up.
     pub(crate) async fn options(&self) -> Result<ConnectOptions, BusError> {
         let options = ConnectOptions::new()
@@ -88,7 +97,10 @@ impl BusConfig {
             .request_timeout(Some(REQUEST_TIMEOUT))
             .reconnect_delay_callback(reconnect_delay);
         let options = match &self.credentials {
-            Credentials::Url => options,
+            Credentials::Url => match self.login_of_url()? {
+                Some((user, password)) => options.user_and_password(user, password),
+                None => options,
+            },
             Credentials::UserPassword { user, password } => {
                 options.user_and_password(user.clone(), password.clone())
             }

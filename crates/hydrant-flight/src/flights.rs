@@ -39,6 +39,17 @@ impl Source {
     pub(crate) async fn open(&self, from: u64) -> Result<BlobBody, UpstreamError> {
         self.client.blob(&self.upstream_repository, &self.digest, from, self.priority).await
     }
+
+    /// The size of the blob in bytes. One whose size nobody tells might never end, so that of a
+    /// body sent in chunks is asked for.
+    pub(crate) async fn bound(&self, stated: Option<u64>) -> Result<u64, FlightError> {
+        if let Some(size) = stated.or(self.size) {
+            return Ok(size);
+        }
+        let (repository, digest) = (&self.upstream_repository, &self.digest);
+        let told = self.client.head_blob(repository, digest, self.priority).await?;
+        told.ok_or_else(|| FlightError::Integrity("the upstream tells no size".to_owned()))
+    }
 }
 
 /// Where a flight looks for its blob.
@@ -174,14 +185,14 @@ impl Flights {
         }
         let body = source.open(0).await?;
         agree(source.size, body.size)?;
-        let size = body.size.or(source.size);
-        let file = self.0.spool.open(size.unwrap_or(0))?;
+        let size = source.bound(body.size).await?;
+        let file = self.0.spool.open(size)?;
         flight.0.spool.set(file.reader()).expect("a flight opens its spool once");
         flight.0.progress.send_modify(|progress| {
-            progress.size = size;
+            progress.size = Some(size);
             progress.stage = Stage::Flying;
         });
-        let body = BlobBody { size, ..body };
+        let body = BlobBody { size: Some(size), ..body };
         let (fetched, kept) =
             tokio::join!(self.fetch(flight, source, body, file), self.0.keeper.keep(flight));
         fetched?;
@@ -221,7 +232,13 @@ impl Flights {
             let Err(error) = &kept else { break };
             tracing::warn!(digest = %flight.digest(), %error, attempt, "blob not stored, trying again");
             tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
-            kept = self.0.keeper.keep(flight).await;
+            // Another process may have stored it, and ended our write as superfluous.
+            kept = match self.0.keeper.store().blob_size(flight.digest()).await {
+                Ok(Some(size)) if Some(size) == flight.progress().size => {
+                    self.0.keeper.link(flight).await
+                }
+                _ => self.0.keeper.keep(flight).await,
+            };
         }
         kept
     }

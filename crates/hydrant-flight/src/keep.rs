@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 /// Parts read from spools at once, over all flights: with what the store holds while it sends, the
 /// memory that storing takes.
-const PARTS: usize = 2;
+const PARTS: usize = 1;
 
 /// Brings flights into storage.
 #[derive(Debug)]
@@ -34,8 +34,21 @@ impl Keeper {
             writer.abort().await;
             return Err(error);
         }
-        writer.commit().await?;
+        let written = writer.commit().await?;
+        if written > PART_BYTES as u64 {
+            self.end_other_writes(flight).await;
+        }
         self.link(flight).await
+    }
+
+    /// Parts that a dead process left of this blob are of no use any more. What fails here is left
+    /// to the sweep.
+    async fn end_other_writes(&self, flight: &Flight) {
+        match self.store.end_other_writes(flight.digest()).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(digest = %flight.digest(), ended, "other writes ended"),
+            Err(error) => tracing::debug!(digest = %flight.digest(), %error, "uploads not listed"),
+        }
     }
 
     /// Part by part: memory is taken when a part is all there, not while the upstream sends it.

@@ -91,6 +91,19 @@ impl Directory {
         Ok(found)
     }
 
+    /// Removes the staged files of one key, and returns how many there were. Blocking.
+    pub(crate) fn remove_staged_of(&self, key: &str) -> io::Result<usize> {
+        let path = self.root.join(key);
+        let folder = path.parent().unwrap_or(&self.root);
+        let mut removed = 0;
+        for entry in present(fs::read_dir(folder))?.into_iter().flatten() {
+            if let Some(file) = self.staged(entry?.path())?.filter(|file| file.key == key) {
+                removed += usize::from(remove(&file)?);
+            }
+        }
+        Ok(removed)
+    }
+
     fn staged(&self, path: PathBuf) -> io::Result<Option<StagedFile>> {
         let relative = path.strip_prefix(&self.root).expect("walked from the root");
         let Some((key, number)) = relative.to_str().and_then(|text| text.rsplit_once('#')) else {

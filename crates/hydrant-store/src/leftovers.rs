@@ -4,9 +4,10 @@ use crate::{
     Backend, Store,
     directory::{self, Directory},
     error::StoreError,
-    key,
+    key::{self, Key},
     s3::{OpenUpload, S3},
 };
+use hydrant_proto::Digest;
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 
@@ -48,6 +49,26 @@ impl Store {
             Backend::S3(s3) => self.abort_uploads(s3, older_than).await,
             Backend::Directory(directory) => {
                 blocking(directory, move |directory| remove_staged(directory, older_than)).await
+            }
+        }
+    }
+
+    /// Ends all other writes of a blob that is stored, whether their processes live or not: they
+    /// can only repeat what is there. A living one finds that out and carries on.
+    pub async fn end_other_writes(&self, digest: &Digest) -> Result<usize, StoreError> {
+        let path = self.at(Key::Blob(digest));
+        match &self.backend {
+            Backend::Memory => Ok(0),
+            Backend::S3(s3) => {
+                let open = s3.open_uploads(&path).await?;
+                for upload in &open {
+                    s3.abort(upload).await?;
+                }
+                Ok(open.len())
+            }
+            Backend::Directory(directory) => {
+                let key = path.to_string();
+                blocking(directory, move |directory| directory.remove_staged_of(&key)).await
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 /// Size of a part in bytes, except the last. S3 takes 5 MiB to 5 GiB and 10,000 parts.
 pub const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one upload under way at once.
-const PARTS_OF_ONE: usize = 4;
+const PARTS_OF_ONE: usize = 3;
 /// Parts of all uploads of a process under way at once: bounds what uploads hold in memory.
 pub(crate) const PARTS_IN_FLIGHT: usize = 6;
 /// Most parts of one upload (S3).

@@ -281,7 +281,7 @@ impl Hydrant {
         static CALLS: AtomicUsize = AtomicUsize::new(0);
         let name = format!("command-{}", CALLS.fetch_add(1, Ordering::Relaxed));
         let mut process = Process::new(&name, binaries::hydrant(), self.directory.path());
-        process.args(args).env("HYDRANT_ADMIN", format!("127.0.0.1:{}", self.admin.port()));
+        process.args(args).env("HYDRANT_SERVER", self.admin_url());
         process.run(LIMIT).await
     }
 }

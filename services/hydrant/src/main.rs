@@ -4,6 +4,7 @@ mod banner;
 mod cli;
 mod client;
 mod embedded;
+mod memory;
 mod process;
 
 use clap::Parser as _;
@@ -12,6 +13,7 @@ use hydrant_boot::Role;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::tune();
     hydrant_boot::install_tls_provider();
     let command = Cli::parse().command;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -25,6 +25,9 @@ enum SweepError {
     Bus(#[from] BusError),
 }
 
+/// An unfinished write as old as this belongs to a process that died: nothing takes so long.
+const DEAD_WRITE: Duration = Duration::from_secs(6 * 60 * 60);
+
 /// Sweeps at every return of the bus and from time to time, until `stop`.
 pub(crate) async fn sweep_regularly(worker: Worker, times: Times, stop: CancellationToken) {
     let mut connected = worker.bus.connected();
@@ -36,6 +39,7 @@ pub(crate) async fn sweep_regularly(worker: Worker, times: Times, stop: Cancella
                 Ok(queued) => tracing::info!(queued, "misses put on the queue again"),
                 Err(error) => tracing::warn!(%error, "sweep of the miss log not finished"),
             }
+            tidy(&worker).await;
             // Not all importers at the same moment.
             let pause = times.every.mul_f64(0.8 + 0.4 * jitter());
             tokio::select! {
@@ -45,6 +49,19 @@ pub(crate) async fn sweep_regularly(worker: Worker, times: Times, stop: Cancella
         }
     };
     stop.run_until_cancelled(work).await;
+}
+
+/// Removes what killed processes left in storage, and shows how deep the queue is. What fails is
+/// done by the next sweep.
+async fn tidy(worker: &Worker) {
+    match worker.store.sweep_leftovers(DEAD_WRITE).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "unfinished writes of dead processes removed"),
+        Err(error) => tracing::warn!(%error, "storage not tidied"),
+    }
+    if let Err(error) = worker.bus.queue_depth().await {
+        tracing::debug!(%error, "queue depth not read");
+    }
 }
 
 /// Publishes the job of every miss that is old enough; returns how many were queued by it.
