@@ -1,0 +1,172 @@
+//! `hydrant up` as a process, with the nats-server it starts, and the client against it.
+
+use assert_cmd::Command;
+use hydrant_testkit::{PortLease, Process, binaries, process, until};
+use std::{fs, path::Path, time::Duration};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(30);
+
+const LAB: &str = "[[upstream]]\nname = 'lab'\nendpoint = 'http://127.0.0.1:1'\nallow_private = true\n\
+    [[rule]]\nname = 'lab'\ndownstream = 'lab/*'\nupstream = 'lab'\n";
+
+struct Up {
+    process: Process,
+    admin: PortLease,
+    dir: TempDir,
+    _listen: PortLease,
+}
+
+impl Up {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("hydrant.toml"), LAB).unwrap();
+        let (listen, admin) = (PortLease::take(), PortLease::take());
+        let mut process = Process::new("hydrant", env!("CARGO_BIN_EXE_hydrant"), dir.path());
+        process.args(["up", "--config=hydrant.toml", "--data=data"]);
+        process.arg(format!("--listen=127.0.0.1:{}", listen.port()));
+        process.arg(format!("--admin=127.0.0.1:{}", admin.port()));
+        process.arg("--nats-server").arg(binaries::find("nats-server"));
+        process.spawn();
+        let mut up = Self { process, admin, dir, _listen: listen };
+        up.ready().await;
+        up
+    }
+
+    fn server(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin.port())
+    }
+
+    async fn ready(&mut self) {
+        let url = format!("{}/readyz", self.server());
+        let process = &mut self.process;
+        until("readiness", SOON, async || {
+            process.assert_running();
+            reqwest::get(&url).await.ok().filter(|answer| answer.status() == 200).map(drop)
+        })
+        .await;
+    }
+
+    fn client(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+        command.args(args).env("HYDRANT_SERVER", self.server()).current_dir(self.dir.path());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// The process id of the nats-server on our data.
+    async fn nats_pid(&self) -> u32 {
+        let data = self.dir.path().join("data");
+        until("the nats-server", SOON, async || nats_of(&data)).await
+    }
+}
+
+/// The running process whose arguments name our nats-server's configuration.
+fn nats_of(data: &Path) -> Option<u32> {
+    let config = data.join("nats/nats-server.conf").canonicalize().ok()?;
+    let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+        !zombie
+            && line.starts_with(binaries::find("nats-server").to_string_lossy().as_bytes())
+            && String::from_utf8_lossy(&line).contains(&*config.to_string_lossy())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_starts_its_own_nats_and_stops_it_at_the_end() {
+    let mut up = Up::start().await;
+    up.nats_pid().await;
+    let status = up.process.terminate(SOON).await;
+    assert!(status.success(), "{status}");
+    assert_eq!(nats_of(&up.dir.path().join("data")), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_hydrant_leaves_no_nats_behind_and_starts_again() {
+    let mut up = Up::start().await;
+    up.nats_pid().await;
+    up.process.kill9();
+    let data = up.dir.path().join("data");
+    until("the end of nats-server", SOON, async || nats_of(&data).is_none().then_some(())).await;
+    up.process.spawn();
+    up.ready().await;
+    assert_eq!(up.client(&["rule", "get", "lab"]).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_nats_is_started_again() {
+    let mut up = Up::start().await;
+    let first = up.nats_pid().await;
+    assert!(
+        Command::new("kill").args(["-9", &first.to_string()]).output().unwrap().status.success()
+    );
+    let data = up.dir.path().join("data");
+    until("another nats-server", SOON, async || nats_of(&data).filter(|pid| *pid != first)).await;
+    until("a change to the configuration", SOON, async || {
+        (up.client(&["rule", "set", "lab", "fresh_for=7m"]).0 == Some(0)).then_some(())
+    })
+    .await;
+    up.process.assert_running();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_them_do_not_share_a_data_directory() {
+    let up = Up::start().await;
+    let nats = binaries::find("nats-server");
+    let (code, text) = up.client(&[
+        "up",
+        "--data=data",
+        "--listen=127.0.0.1:0",
+        "--admin=127.0.0.1:0",
+        "--nats-server",
+        nats.to_str().unwrap(),
+    ]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("another `hydrant up` uses the data directory"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_manages_resources_and_hydrations() {
+    let up = Up::start().await;
+    for (args, code, expected) in [
+        (&["rule", "list"][..], 0, "lab/*"),
+        (&["rule", "set", "lab", "fresh_for=10m"], 0, "changed rule lab"),
+        (&["rule", "get", "lab"], 0, "fresh_for = \"10m\""),
+        (&["rule", "set", "lab", "freshfor=10m"], 2, "freshfor"),
+        (&["rule", "set", "lab", "freshfor"], 2, "not key=value"),
+        (&["rule", "get", "nope"], 1, "no rule `nope`"),
+        (&["upstream", "delete", "lab"], 1, "rule.lab.upstream"),
+        (&["upstream", "set", "hub", "endpoint=https://hub.example"], 0, "created upstream hub"),
+        (&["upstream", "list", "-o", "json"], 0, "\"hub\""),
+        (&["credential", "set", "c", "username.env=U", "password.file=secret"], 0, "created"),
+        (&["credential", "list"], 0, "file:/"),
+        (&["apply", "-f", "hydrant.toml", "--dry-run", "--prune"], 0, "- upstream hub"),
+        (&["apply", "-f", "hydrant.toml", "--prune"], 0, "~ rule lab"),
+        (&["upstream", "get", "hub"], 1, "no upstream `hub`"),
+        (&["status", "lab/app:1"], 0, "hydrated  no"),
+        (&["hydrate", "other/app:1"], 1, "no rule leads"),
+        (&["hydrate", "lab/app:1"], 0, "lab/app:1 is queued"),
+        (&["hydrate", "lab/app:1", "--wait", "--timeout=1s"], 4, "is not local after 1s"),
+        (&["dead-letter", "list"], 0, "REASON"),
+        (&["dead-letter", "drop", "job-x"], 1, "no dead letter"),
+        (&["events", "--since=1h"], 0, ""),
+    ] {
+        let (found, text) = up.client(args);
+        assert_eq!(found, Some(code), "{args:?}: {text}");
+        assert!(text.contains(expected), "{args:?} does not say {expected:?}:\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_drains_at_sigint_too_and_tells_it_is_not_ready() {
+    let mut up = Up::start().await;
+    up.process.signal(process::SIGINT);
+    let status = up.process.wait(SOON).await;
+    assert!(status.success(), "{status}");
+    assert!(up.process.log().contains("stopped"), "{}", up.process.log());
+}
