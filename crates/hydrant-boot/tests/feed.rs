@@ -1,5 +1,8 @@
 //! The resources in effect, followed over a real nats-server.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use clap::Parser;
 use hydrant_boot::{Context, Readiness, ResourceFeed, Role, Settings, merge};
 use hydrant_bus::{Bus, Revision};

@@ -25,7 +25,10 @@ pub struct BreakerLine {
 /// Answers for the breakers of this process. Breakers are local to the process that asks the
 /// upstream, so a control process alone has none.
 #[derive(Clone)]
-pub struct Breakers(Arc<dyn Fn(&str) -> Option<BreakerLine> + Send + Sync>);
+pub struct Breakers(Arc<Look>);
+
+/// How the breaker of the upstream of that name stands, if there is one.
+type Look = dyn Fn(&str) -> Option<BreakerLine> + Send + Sync;
 
 impl Breakers {
     /// Breakers that `look` knows by the name of their upstream.

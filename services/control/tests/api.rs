@@ -1,5 +1,8 @@
 //! The API over real HTTP, against a real nats-server and a store in a directory.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use clap::Parser;
 use hydrant_boot::{AdminToken, Context, Readiness, Role, Settings, bind};
 use hydrant_control::{Breakers, Config};

@@ -1,5 +1,8 @@
 //! The command line as people meet it: help, mistakes, and what a missing server looks like.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use assert_cmd::Command;
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path};
 

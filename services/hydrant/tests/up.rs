@@ -1,5 +1,8 @@
 //! `hydrant up` as a process, with the nats-server it starts, and the client against it.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use assert_cmd::Command;
 use hydrant_testkit::{PortLease, Process, binaries, process, until};
 use std::{fs, path::Path, time::Duration};
