@@ -100,7 +100,9 @@ impl Context {
 
     fn keep(&self, role: Role, file: Option<Resources>, stop: &CancellationToken) {
         let check = self.readiness.check("resources", Importance::AtStart);
-        if !self.feed.current().resources().rule.is_empty() {
+        // A follower can work by what it last knew. A writer is not ready before its file is
+        // written: a change made before that would be overwritten by it.
+        if !role.keeps_resources() && !self.feed.current().resources().rule.is_empty() {
             check.ok();
         }
         let keeper = Keeper {

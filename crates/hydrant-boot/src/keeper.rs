@@ -106,10 +106,13 @@ impl Keeper {
         }
     }
 
-    /// Waits for the connection, and between attempts on it.
+    /// Waits for the connection, or on it until the next attempt.
     async fn wait(&self, attempt: u32) {
-        tokio::time::sleep(AGAIN.delay(attempt)).await;
         let mut connected = self.bus.connected();
+        if *connected.borrow_and_update() {
+            return tokio::time::sleep(AGAIN.delay(attempt)).await;
+        }
+        // It ends early only when the bus is gone, and this process with it.
         let _ = connected.wait_for(|connected| *connected).await;
     }
 }

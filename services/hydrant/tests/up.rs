@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use assert_cmd::Command;
-use hydrant_testkit::{PortLease, Process, binaries, process, until};
+use hydrant_testkit::{FakeUpstream, Image, PortLease, Process, binaries, process, until};
 use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
 
@@ -22,8 +22,12 @@ struct Up {
 
 impl Up {
     async fn start() -> Self {
+        Self::start_with(LAB).await
+    }
+
+    async fn start_with(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("hydrant.toml"), LAB).unwrap();
+        fs::write(dir.path().join("hydrant.toml"), config).unwrap();
         let (listen, admin) = (PortLease::take(), PortLease::take());
         let mut process = Process::new("hydrant", env!("CARGO_BIN_EXE_hydrant"), dir.path());
         process.args(["up", "--config=hydrant.toml", "--data=data"]);
@@ -172,4 +176,30 @@ async fn it_drains_at_sigint_too_and_tells_it_is_not_ready() {
     let status = up.process.wait(SOON).await;
     assert!(status.success(), "{status}");
     assert!(up.process.log().contains("stopped"), "{}", up.process.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_hydrate_ends_well_only_when_the_image_is_local() {
+    let upstream = FakeUpstream::start().await;
+    upstream.insert(
+        &Image::multi_arch(1, &["linux/amd64", "linux/arm64"], &[5_000, 70_000]),
+        "app",
+        "1",
+    );
+    let up = Up::start_with(&LAB.replace("http://127.0.0.1:1", &upstream.url())).await;
+    let args = ["hydrate", "lab/app:1", "--platform=linux/amd64", "--wait", "--timeout=30s"];
+    let (code, text) = up.client(&args);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("lab/app:1 is local") && text.contains("@sha256:"), "{text}");
+    let (_, text) = up.client(&["status", "lab/app:1"]);
+    assert!(text.contains("hydrated   yes") && text.contains("linux/amd64"), "{text}");
+    let (code, text) = up.client(&["hydrate", "lab/nope:1", "--wait", "--timeout=30s"]);
+    assert_eq!(code, Some(1), "{text}");
+    for part in ["given up", "(unknown)", "check the name", "hydrant dead-letter retry job-"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let (_, text) = up.client(&["events", "--since=1h"]);
+    assert!(text.contains("image.hydrated") && text.contains("hydration.deadlettered"), "{text}");
+    let (code, text) = up.client(&["dead-letter", "retry", "--all"]);
+    assert!(code == Some(0) && text.contains("tried again: job-"), "{text}");
 }
