@@ -31,6 +31,7 @@ pub struct Bus {
 #[derive(Debug)]
 struct Shared {
     checks: Checks,
+    owner: String,
     keeper: Mutex<Option<JoinHandle<()>>>,
     /// Stops the keeper, which would else hold the connection open.
     _stop: DropGuard,
@@ -62,10 +63,12 @@ impl Bus {
             .await
             .map_err(|e| BusError::Refused { what: "connect to nats", reason: e.to_string() })?;
         let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
+        let owner = format!("{}-{:016x}", config.client_name, rand::random::<u64>());
         let stop = CancellationToken::new();
         let checks = Checks { config, client, jetstream, link };
         let keeper = tokio::spawn(keep(checks.clone(), stop.clone()));
-        let shared = Shared { checks, keeper: Mutex::new(Some(keeper)), _stop: stop.drop_guard() };
+        let keeper = Mutex::new(Some(keeper));
+        let shared = Shared { checks, owner, keeper, _stop: stop.drop_guard() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -123,6 +126,11 @@ impl Bus {
 
     pub(crate) fn jetstream(&self) -> &Context {
         &self.shared.checks.jetstream
+    }
+
+    /// Names this connection as the writer of shared values; another one after each start.
+    pub(crate) fn owner(&self) -> &str {
+        &self.shared.owner
     }
 
     pub(crate) fn config(&self) -> &BusConfig {

@@ -79,6 +79,10 @@ impl BusError {
         let code = server_error(&error).map(jetstream::Error::error_code);
         match code {
             Some(jetstream::ErrorCode::STREAM_STORE_FAILED) => Self::Full { what },
+            // A cluster's leader has another write to the same subject under way.
+            Some(jetstream::ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) => {
+                Self::Conflict { what }
+            }
             Some(_) => Self::Refused { what, reason: describe(&error) },
             None => Self::unknown(what, error),
         }

@@ -1,5 +1,5 @@
 //! Key-value buckets: reads from the leader, writes whose outcome is known, and a watch that does
-//! not end. Keys here are single tokens.
+//! not end.
 
 use crate::{
     Bus, BusError,
@@ -8,7 +8,7 @@ use crate::{
 use async_nats::{
     HeaderMap,
     jetstream::{
-        consumer::DeliverPolicy, message::PublishMessage, stream::LastRawMessageErrorKind,
+        Message, consumer::DeliverPolicy, message::PublishMessage, stream::LastRawMessageErrorKind,
     },
 };
 use bytes::Bytes;
@@ -22,12 +22,23 @@ use tokio::time::{sleep, timeout};
 const REREAD: Duration = Duration::from_secs(10);
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the mark of a removed value stays, for those who were cut off meanwhile.
+pub(crate) const TOMBSTONE: Duration = Duration::from_secs(60);
+
 /// A value and where it is in the bucket's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) value: Bytes,
     pub(crate) revision: u64,
     pub(crate) written_at: Timestamp,
+}
+
+/// The last thing that happened to a key: a value was written, or it was removed or expired, or
+/// (revision 0) nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub(crate) revision: u64,
+    pub(crate) entry: Option<Entry>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,31 +57,40 @@ impl Bucket {
         Self { bus: bus.clone(), name: subject::JOBS_BUCKET, stream: JOBS_STREAM }
     }
 
+    pub(crate) fn state(bus: &Bus) -> Self {
+        Self { bus: bus.clone(), name: subject::STATE_BUCKET, stream: STATE_STREAM }
+    }
+
     fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
 
     /// The value as the leader of the bucket knows it, not as some replica remembers it.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
+        Ok(self.last(key).await?.entry)
+    }
+
+    /// Like [`Bucket::get`], and where in the history the key is when it has no value.
+    pub(crate) async fn last(&self, key: &str) -> Result<Last, BusError> {
         const WHAT: &str = "read a value";
         self.bus.reachable()?;
         let stream = self.bus.jetstream().get_stream_no_info(self.stream).await;
         let stream = stream.map_err(|e| BusError::unknown(WHAT, e))?;
         match stream.get_last_raw_message_by_subject(&self.subject(key)).await {
-            Ok(message) if is_deleted(&message.headers) => Ok(None),
-            Ok(message) => Ok(Some(Entry {
-                value: message.payload,
-                revision: message.sequence,
-                written_at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
-                    .unwrap_or_default(),
-            })),
+            Ok(message) => {
+                let nanos = message.time.unix_timestamp_nanos();
+                let written_at = Timestamp::from_nanosecond(nanos).unwrap_or_default();
+                let (revision, value) = (message.sequence, message.payload);
+                let entry = Entry { value, revision, written_at };
+                Ok(Last { revision, entry: (!is_deleted(&message.headers)).then_some(entry) })
+            }
             Err(error) => match error.kind() {
-                LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                LastRawMessageErrorKind::NoMessageFound => Ok(Last::default()),
                 LastRawMessageErrorKind::JetStream(e)
                     if e.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND =>
                 {
                     // A bucket that is gone has no values; the next check makes it again.
-                    Ok(None)
+                    Ok(Last::default())
                 }
                 LastRawMessageErrorKind::JetStream(_)
                 | LastRawMessageErrorKind::InvalidSubject
@@ -92,11 +112,36 @@ impl Bucket {
         value: Bytes,
         expected: u64,
     ) -> Result<u64, BusError> {
-        let message = PublishMessage::build()
+        let message = self.guarded(value, expected);
+        self.bus.publish("write a value", self.stream, self.subject(key), message).await
+    }
+
+    /// Like [`Bucket::put_if`]; the value is gone `ttl` after the server stored it, in whole
+    /// seconds. Each write says so again: the server keeps no lifetime from the last one.
+    pub(crate) async fn put_for(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl: Duration,
+    ) -> Result<u64, BusError> {
+        let message = self.guarded(value, expected).ttl(ttl);
+        self.bus.publish("write a value", self.stream, self.subject(key), message).await
+    }
+
+    /// Removes the value if its revision is `expected`, else [`BusError::Conflict`].
+    pub(crate) async fn remove(&self, key: &str, expected: u64) -> Result<(), BusError> {
+        let tombstone = self.guarded(Bytes::new(), expected).ttl(TOMBSTONE);
+        let tombstone = tombstone.header(KV_OPERATION, "DEL");
+        self.bus.publish("remove a value", self.stream, self.subject(key), tombstone).await?;
+        Ok(())
+    }
+
+    fn guarded(&self, value: Bytes, expected: u64) -> PublishMessage {
+        PublishMessage::build()
             .payload(value)
             .expected_stream(self.stream)
-            .expected_last_subject_sequence(expected);
-        self.bus.publish("write a value", self.stream, self.subject(key), message).await
+            .expected_last_subject_sequence(expected)
     }
 
     /// The last value of each key that has one.
@@ -109,26 +154,33 @@ impl Bucket {
         Ok(live.map(|message| message.payload.clone()).collect())
     }
 
-    /// The value now and each time it changes, for ever. Changes in quick succession may be seen
-    /// as one.
-    pub(crate) fn watch(&self, key: &str) -> impl Stream<Item = Entry> + Send + use<> {
+    /// The value now and each time it changes, for ever; `None` when there is none or it is gone.
+    /// Changes in quick succession may be seen as one.
+    pub(crate) fn watch(&self, key: &str) -> impl Stream<Item = Option<Entry>> + Send + use<> {
         let source = Source::reader(
             &self.bus,
             self.stream,
             self.subject(key),
             DeliverPolicy::LastPerSubject,
         );
+        let bucket = self.clone();
         let watch =
-            Watch { bucket: self.clone(), key: key.to_owned(), source, pull: None, seen: None };
+            Watch { bucket, key: key.to_owned(), source, pull: None, told: None, newest: 0 };
         stream::unfold(watch, |mut watch| async move { Some((watch.next().await, watch)) })
     }
 }
 
 const CONFIG_STREAM: &str = "KV_hydrant_config";
 const JOBS_STREAM: &str = "KV_hydrant_jobs";
+const STATE_STREAM: &str = "KV_hydrant_state";
+
+/// Marks a value that a client removed (NATS ADR-8).
+const KV_OPERATION: &str = "KV-Operation";
+/// Marks a value that the server removed, for its age or otherwise (NATS ADR-43).
+const MARKER_REASON: &str = "Nats-Marker-Reason";
 
 fn is_deleted(headers: &HeaderMap) -> bool {
-    headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
+    headers.get(KV_OPERATION).is_some() || headers.get(MARKER_REASON).is_some()
 }
 
 struct Watch {
@@ -136,20 +188,27 @@ struct Watch {
     key: String,
     source: Source,
     pull: Option<Pull>,
-    seen: Option<u64>,
+    /// The revision told last; `Some(None)` when it was told that there is no value.
+    told: Option<Option<u64>>,
+    /// Where in its history the key was seen last.
+    newest: u64,
 }
 
 impl Watch {
-    async fn next(&mut self) -> Entry {
+    async fn next(&mut self) -> Option<Entry> {
         loop {
             match self.step().await {
-                // A revision below the seen one is a bucket that was restored or made anew: the
-                // leader said so.
-                Ok(Some(entry)) if self.seen != Some(entry.revision) => {
-                    self.seen = Some(entry.revision);
-                    return entry;
+                Ok(Some(Last { revision, entry })) => {
+                    // A revision below the newest is a bucket that was restored or made anew: the
+                    // leader said so. Revision 0 only says that there is nothing.
+                    self.newest = if revision == 0 { self.newest } else { revision };
+                    let news = Some(entry.as_ref().map(|entry| entry.revision));
+                    if self.told != news {
+                        self.told = news;
+                        return entry;
+                    }
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(key = self.key, %error, "cannot watch, trying again");
                     self.pull = None;
@@ -161,36 +220,34 @@ impl Watch {
     }
 
     /// What a change told, or, when nothing was told for a while, what is there.
-    async fn step(&mut self) -> Result<Option<Entry>, BusError> {
+    async fn step(&mut self) -> Result<Option<Last>, BusError> {
         let Some(pull) = &mut self.pull else {
             self.pull = Some(self.source.pull(64, Some(REREAD)).await?);
-            return self.bucket.get(&self.key).await;
+            return self.bucket.last(&self.key).await.map(Some);
         };
-        match pull.next().await {
-            None => {
-                self.pull = None;
-                Ok(None)
-            }
-            Some(message) => {
-                let message = message?;
-                if message.headers.as_ref().is_some_and(is_deleted) {
-                    return Ok(None);
-                }
-                // Only newer than what was seen: a message on the way may have been overtaken.
-                let info = message.info().map_err(|e| BusError::unknown("watch a value", e))?;
-                let newer = self.seen.is_none_or(|seen| info.stream_sequence > seen);
-                Ok(newer.then(|| Entry {
-                    value: message.payload.clone(),
-                    revision: info.stream_sequence,
-                    written_at: published(&message).unwrap_or_default(),
-                }))
-            }
-        }
+        let Some(message) = pull.next().await else {
+            self.pull = None;
+            return Ok(None);
+        };
+        // Only newer than what was seen: a message on the way may have been overtaken.
+        let last = Last::of(&message?)?;
+        Ok((last.revision > self.newest).then_some(last))
     }
 
     async fn pause(&self) {
         sleep(ERROR_PAUSE).await;
         let mut link = self.bucket.bus.link();
         let _ = timeout(REREAD, link.wait_for(|link| link.up)).await;
+    }
+}
+
+impl Last {
+    fn of(message: &Message) -> Result<Self, BusError> {
+        let info = message.info().map_err(|e| BusError::unknown("watch a value", e))?;
+        let revision = info.stream_sequence;
+        let written_at = published(message).unwrap_or_default();
+        let entry = Entry { value: message.payload.clone(), revision, written_at };
+        let deleted = message.headers.as_ref().is_some_and(is_deleted);
+        Ok(Self { revision, entry: (!deleted).then_some(entry) })
     }
 }

@@ -8,10 +8,12 @@
 //! - Events: [`Bus::publish_event`]; one durable [`Bus::event_deliveries`] per webhook;
 //!   [`Bus::follow_events`] for who just listens.
 //! - Documents: [`Bus::resources`] by compare-and-set, [`Bus::job_states`], the delivery log.
+//! - Leases and small shared state with a lifetime: [`Bus::shared_state`].
 //!
 //! No other crate knows `async-nats`.
 
 mod bus;
+mod claim;
 mod config;
 mod consume;
 mod consumers;
@@ -19,12 +21,14 @@ mod deliveries;
 mod error;
 mod events;
 mod headers;
+mod held;
 mod kv;
 mod link;
 mod publish;
 mod received;
 mod resources;
 mod settle;
+mod shared;
 mod source;
 mod states;
 mod topology;
@@ -34,7 +38,9 @@ pub use config::{BusConfig, Credentials};
 pub use consume::{ConsumeOptions, Consumer, consume};
 pub use consumers::QueueDepth;
 pub use error::{BusError, Retry};
+pub use held::{Held, Lost};
 pub use publish::Published;
 pub use received::{Consumed, Delivery, Job, Received, Rejected, Verdict};
 pub use resources::{ResourceStore, Revision, StoredDocument};
+pub use shared::{Claimed, Entry, SharedState};
 pub use states::JobStates;

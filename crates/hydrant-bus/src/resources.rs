@@ -5,11 +5,11 @@ use crate::{
     kv::{Bucket, Entry},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future};
 use hydrant_proto::subject::CONFIG_KEY;
 use jiff::Timestamp;
 
-/// The bucket's revision of a document. Only good for [`ResourceStore::save`]: after the bus was
+/// The bucket's revision of a value. Only good for the next compare-and-set: after the bus was
 /// restored from an older copy or wiped, revisions begin again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Revision(pub u64);
@@ -63,7 +63,8 @@ impl ResourceStore {
     /// The document now and after each change, for ever: through reconnects and a wiped bus, and
     /// read again every 10 s. Nothing is yielded while there is no document.
     pub fn watch(&self) -> impl Stream<Item = StoredDocument> + Send + use<> {
-        self.bucket.watch(CONFIG_KEY).map(StoredDocument::from)
+        let documents = self.bucket.watch(CONFIG_KEY);
+        documents.filter_map(|entry| future::ready(entry.map(StoredDocument::from)))
     }
 }
 

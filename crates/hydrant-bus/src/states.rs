@@ -32,7 +32,9 @@ impl JobStates {
     /// The state now and after each change, for ever. Quick changes may be seen as one.
     pub fn watch(&self, id: &JobId) -> impl Stream<Item = JobState> + Send + use<> {
         let entries = self.bucket.watch(id.as_str());
-        entries.filter_map(|entry| future::ready(codec::decode(&entry.value).ok()))
+        entries.filter_map(|entry| {
+            future::ready(entry.and_then(|entry| codec::decode(&entry.value).ok()))
+        })
     }
 
     /// Every job with a state, the latest changed first.

@@ -4,18 +4,21 @@
 //! enforced. How large a stream may grow, its replicas and its placement belong to the operator
 //! once it exists.
 
-use crate::{BusConfig, BusError, error::describe};
+use crate::{BusConfig, BusError, error::describe, kv::TOMBSTONE};
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::{CreateStreamErrorKind, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
 };
 use hydrant_proto::{codec, subject};
+use jiff::Timestamp;
 use std::time::Duration;
 
 const MIB: i64 = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest lifetime of a shared value, and how long one without any is kept.
+pub(crate) const MAX_TTL: Duration = DAY;
 /// How long an event can be announced again and still be seen as the same one by the server.
 /// Later repeats are told apart by their id, by whoever reads them.
 const EVENT_DUPLICATES: Duration = Duration::from_secs(60 * 60);
@@ -42,7 +45,7 @@ fn wanted(config: &BusConfig) -> [Config; 6] {
             discard: DiscardPolicy::Old,
             ..bucket(subject::JOBS_BUCKET, StorageType::Memory, 64 * MIB, 1, DAY)
         },
-        bucket(subject::STATE_BUCKET, StorageType::Memory, 64 * MIB, 1, DAY),
+        state(),
     ]
     .map(|stream| Config { num_replicas: replicas, ..stream })
 }
@@ -110,6 +113,18 @@ fn bucket(name: &str, storage: StorageType, bytes: i64, history: i64, age: Durat
         allow_direct: true,
         allow_message_ttl: true,
         ..Config::default()
+    }
+}
+
+/// Leases and small shared state. A value that expires leaves a mark, so that watchers hear of it.
+fn state() -> Config {
+    let made_at = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+    Config {
+        subject_delete_marker_ttl: Some(TOMBSTONE),
+        // A bucket in memory is made anew when the server restarts. Its revisions must not begin
+        // again: a holder's compare-and-set with an old one could hit another's claim.
+        first_sequence: Some(made_at),
+        ..bucket(subject::STATE_BUCKET, StorageType::Memory, 64 * MIB, 1, MAX_TTL)
     }
 }
 
@@ -196,6 +211,9 @@ fn repaired(found: &Config, wanted: &Config) -> Option<Config> {
         allow_rollup: wanted.allow_rollup || found.allow_rollup,
         allow_direct: wanted.allow_direct || found.allow_direct,
         allow_message_ttl: wanted.allow_message_ttl || found.allow_message_ttl,
+        subject_delete_marker_ttl: wanted
+            .subject_delete_marker_ttl
+            .or(found.subject_delete_marker_ttl),
         mirror: None,
         sources: None,
         subject_transform: None,

@@ -8,5 +8,7 @@ mod consume;
 mod documents;
 mod events;
 mod faults;
+mod held;
 mod queue;
+mod shared;
 mod support;
