@@ -2,6 +2,7 @@
 
 use crate::{PortLease, Process, binaries, client, process, until};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use reqwest::StatusCode;
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,6 +12,8 @@ use std::{
 use tempfile::TempDir;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How often a directory that answers 404 is asked for.
+const LIST_ATTEMPTS: u32 = 5;
 const BUCKET: &str = "cache";
 const ACCESS_KEY: &str = "hydrant";
 const SECRET_KEY: &str = "hydrantsecret";
@@ -109,7 +112,8 @@ impl SeaweedFs {
         ]
     }
 
-    /// Starts it again on the same ports and data, killing it first when it still runs.
+    /// Starts it again on the same ports and data, killing it first when it still runs. On a busy
+    /// machine the first write after a kill sometimes hangs for 20 seconds; this waits for it.
     pub async fn restart(&mut self) {
         self.kill9();
         self.process.spawn();
@@ -122,9 +126,9 @@ impl SeaweedFs {
         until("SeaweedFS taking writes", START_LIMIT, async || {
             process.assert_running();
             client.get(&s3).send().await.ok()?;
-            let exists = client.get(&bucket).send().await.ok()?;
-            let written = client.put(&probe).body("ready").send().await.ok()?;
-            (exists.status().is_success() && written.status().is_success()).then_some(())
+            let exists = client.get(&bucket).send().await.ok()?.status().is_success();
+            let put = async || client.put(&probe).body("ready").send().await.ok();
+            (exists && put().await?.status().is_success()).then_some(())
         })
         .await;
     }
@@ -147,6 +151,10 @@ impl SeaweedFs {
 
     /// Multipart uploads that were neither completed nor aborted: the object keys, sorted.
     pub async fn open_uploads(&self) -> Vec<String> {
+        let in_bucket = self.list(&bucket_path("")).await;
+        if !in_bucket.iter().any(|entry| entry.full_path == bucket_path(".uploads")) {
+            return Vec::new();
+        }
         let uploads = self.list(&bucket_path(".uploads/")).await;
         let mut keys: Vec<_> = uploads.into_iter().map(|upload| upload.upload_key()).collect();
         keys.sort();
@@ -201,25 +209,33 @@ impl SeaweedFs {
         format!("http://127.0.0.1:{}{path}", self.ports.filer.port())
     }
 
-    /// The entries of a directory of the filer; none when it does not exist.
+    /// The entries of a directory of the filer; none when it has gone.
     async fn list(&self, directory: &str) -> Vec<Entry> {
         let (mut entries, mut last) = (Vec::new(), String::new());
-        loop {
-            let mut url: reqwest::Url =
-                self.filer(directory).parse().expect("keys make valid paths");
-            url.query_pairs_mut().append_pair("limit", "1000").append_pair("lastFileName", &last);
-            let request = self.client.get(url).header("accept", "application/json");
-            let answer = request.send().await.expect("SeaweedFS answers");
-            if answer.status() == reqwest::StatusCode::NOT_FOUND {
-                return entries;
-            }
-            let page: Page = answer.json().await.expect("SeaweedFS lists in JSON");
+        while let Some(page) = self.page(directory, &last).await {
             entries.extend(page.entries.unwrap_or_default());
             if !page.more {
-                return entries;
+                break;
             }
             last = page.last;
         }
+        entries
+    }
+
+    /// Directories are listed only after something named them, so a 404 is more likely the filer's
+    /// word for a failure of its own than a directory that has just been removed: ask again.
+    async fn page(&self, directory: &str, last: &str) -> Option<Page> {
+        let mut url: reqwest::Url = self.filer(directory).parse().expect("keys make valid paths");
+        url.query_pairs_mut().append_pair("limit", "1000").append_pair("lastFileName", last);
+        for attempt in 1..=LIST_ATTEMPTS {
+            let request = self.client.get(url.clone()).header("accept", "application/json");
+            let answer = request.send().await.expect("SeaweedFS answers");
+            if answer.status() != StatusCode::NOT_FOUND {
+                return Some(answer.json().await.expect("SeaweedFS lists in JSON"));
+            }
+            tokio::time::sleep(attempt * Duration::from_millis(20)).await;
+        }
+        None
     }
 
     /// SeaweedFS leaves these behind when it is killed.
