@@ -32,7 +32,12 @@ async fn a_miss_survives_the_loss_of_the_whole_bus_and_of_the_frontend() {
     let config = config(&upstream.url());
     let directory = store.path().to_str().unwrap();
     let (first, second) = (NatsServer::start().await, NatsServer::start().await);
-    let start = |name| role(name, &config).store(directory).env("HYDRANT_SWEEP_AFTER", "1s");
+    let start = |name| {
+        role(name, &config)
+            .store(directory)
+            .env("HYDRANT_SWEEP_AFTER", "1s")
+            .env("HYDRANT_SWEEP_EVERY", "2s")
+    };
     let frontend = start("frontend").nats(&first.url()).start().await;
     Skopeo::pull(format!("{}/lab/app:1", frontend.host())).run().await.expect("a cold pull");
     let misses = store.path().join("hydrant/v1/misses");

@@ -1,5 +1,9 @@
 //! The whole pipeline on real parts, and what must hold for the workspace as a whole.
 
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod access;
 mod away;
 mod depcheck;
 mod example_config;

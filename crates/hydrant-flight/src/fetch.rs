@@ -39,14 +39,14 @@ pub(crate) async fn fetch(
     let hasher = Some(Hasher::new(source.digest.algorithm()));
     let size = body.size;
     let mut fetch = Fetch { flight, source, file, hasher, at: 0, size };
-    fetch.to_the_end(body).await?;
+    fetch.finish(body).await?;
     fetch.confirm()?;
     Ok(fetch.at)
 }
 
 impl Fetch<'_> {
     /// Takes `body`, and where it breaks off, asks for the rest.
-    async fn to_the_end(&mut self, mut body: BlobBody) -> Result<(), FlightError> {
+    async fn finish(&mut self, mut body: BlobBody) -> Result<(), FlightError> {
         let (mut fruitless, mut resumes) = (0, 0);
         loop {
             let before = self.at;

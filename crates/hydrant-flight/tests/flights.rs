@@ -1,5 +1,8 @@
 //! Flights against a scripted upstream: one read, whoever comes, stays or goes.
 
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use hydrant_flight::{Flight, FlightError, Flights, Opened, Source, Stage, pass_through};

@@ -4,7 +4,7 @@
 use crate::{error::ImportError, progress::Progress};
 use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_flight::{Flight, Flights, Source};
-use hydrant_proto::Descriptor;
+use hydrant_proto::{Descriptor, RepositoryName};
 use hydrant_rules::Route;
 use hydrant_store::Store;
 use hydrant_upstream::{Client, Priority};
@@ -28,10 +28,7 @@ pub(crate) struct Blobs<'a> {
 
 impl Blobs<'_> {
     /// Makes every blob durable and links it to the repository.
-    pub async fn settle(
-        &self,
-        blobs: impl Iterator<Item = Descriptor>,
-    ) -> Result<(), ImportError> {
+    pub async fn settle(&self, blobs: impl Iterator<Item = Descriptor>) -> Result<(), ImportError> {
         stream::iter(blobs)
             .map(|blob| self.settle_one(blob))
             .buffer_unordered(WIDTH)
@@ -41,45 +38,82 @@ impl Blobs<'_> {
 
     async fn settle_one(&self, blob: Descriptor) -> Result<(), ImportError> {
         let blob = &blob;
-        let present = self.store.blob_size(&blob.digest).await? == Some(blob.size);
-        if !(present && self.link(blob).await?) {
-            self.fly(blob).await?;
+        while !self.is_here(blob).await? {
+            let flight = match self.is_entitled(blob).await? {
+                true => {
+                    Some(self.flights.join_or_start(self.source(blob), self.repository()).await?)
+                }
+                // That the upstream delivers it here is the proof.
+                false => self.flights.begin(self.source(blob), self.repository())?,
+            };
+            match flight {
+                Some(flight) => {
+                    self.follow(&flight, blob).await?;
+                    break;
+                }
+                None => self.wait_for_others(blob).await,
+            }
         }
         self.progress.blob_done(blob);
         Ok(())
     }
 
-    /// Links a blob that is in storage. That it is there does not say that this repository may
-    /// have it: without a link, the upstream is asked, by HEAD. False if the upstream has it not.
-    async fn link(&self, blob: &Descriptor) -> Result<bool, ImportError> {
-        let repository = &self.route.repository;
-        if self.store.has_link(repository, &blob.digest).await? {
-            return Ok(true);
-        }
-        let upstream = &self.route.upstream_repository;
-        if self.client.head_blob(upstream, &blob.digest, self.priority).await?.is_none() {
-            return Ok(false);
-        }
-        self.store.link_blob(repository, &blob.digest).await?;
-        Ok(true)
+    /// Stored whole, and readable in the repository.
+    async fn is_here(&self, blob: &Descriptor) -> Result<bool, ImportError> {
+        Ok(self.store.has_link(self.repository(), &blob.digest).await?
+            && self.store.has_blob(&blob.digest, blob.size).await?)
     }
 
-    async fn fly(&self, blob: &Descriptor) -> Result<(), ImportError> {
-        let source = Source {
+    /// Whether this repository is known to have the blob, so that what others brought may be
+    /// shared. That it is stored, or in the air for somebody else, does not say so: the upstream is
+    /// asked, by HEAD. Where that cannot tell, or there is nothing to share, a GET decides.
+    async fn is_entitled(&self, blob: &Descriptor) -> Result<bool, ImportError> {
+        let flight = self.flights.get(&blob.digest);
+        if flight.as_ref().is_some_and(|flight| flight.grants(self.repository())) {
+            return Ok(true);
+        }
+        if flight.is_none() && !self.store.has_blob(&blob.digest, blob.size).await? {
+            return Ok(false);
+        }
+        let upstream = &self.route.upstream_repository;
+        match self.client.head_blob(upstream, &blob.digest, self.priority).await {
+            Ok(found) => Ok(found.is_some()),
+            Err(error) if error.retry_after().is_some() => Err(error.into()),
+            // Some content stores refuse a HEAD where they allow a GET.
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn wait_for_others(&self, blob: &Descriptor) {
+        if let Some(flight) = self.flights.get(&blob.digest) {
+            // How it ends is theirs to hear.
+            flight.stored().await.ok();
+        }
+    }
+
+    fn repository(&self) -> &RepositoryName {
+        &self.route.repository
+    }
+
+    fn source(&self, blob: &Descriptor) -> Source {
+        Source {
             client: self.client.clone(),
             upstream_repository: self.route.upstream_repository.clone(),
             digest: blob.digest.clone(),
             size: Some(blob.size),
             priority: self.priority,
-        };
-        let flight = self.flights.join_or_start(source, &self.route.repository).await?;
+        }
+    }
+
+    /// Waits until the flight has brought the blob into storage.
+    async fn follow(&self, flight: &Flight, blob: &Descriptor) -> Result<(), ImportError> {
         let stored = async {
             let size = flight.stored().await?;
             if size == blob.size { Ok(()) } else { Err(wrong_size(blob, size)) }
         };
         tokio::select! {
             stored = stored => stored,
-            stalled = self.watch(&flight, blob) => Err(stalled),
+            stalled = self.watch(flight, blob) => Err(stalled),
         }
     }
 
