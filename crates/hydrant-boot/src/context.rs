@@ -70,14 +70,13 @@ impl Context {
     ) -> Result<Self, BootError> {
         let needs = Needs::of(role);
         let data = settings.data();
-        fs::create_dir_all(&data)
-            .map_err(|source| BootError::Data { dir: data.clone(), source })?;
+        fs::create_dir_all(&data).map_err(|cause| BootError::Data { dir: data.clone(), cause })?;
         let file = settings.config.as_deref().map(read_resources).transpose()?;
         let feed = ResourceFeed::begin(LastKnownGood::new(&data), file.as_ref());
         let (store, probed) = open_store(&settings).await?;
-        let bus = Bus::connect(settings.bus_config(role, nats_url)).await.map_err(|source| {
-            BootError::Bus { url: redacted(nats_url), source: Box::new(source) }
-        })?;
+        let bus = Bus::connect(settings.bus_config(role, nats_url))
+            .await
+            .map_err(|cause| BootError::Bus { url: redacted(nats_url), cause: Box::new(cause) })?;
         let editor = Editor::new(bus.resources(), feed.clone());
         let tasks = TaskTracker::new();
         let context =
@@ -146,7 +145,7 @@ impl Context {
 
 /// Reads and checks a configuration file.
 fn read_resources(file: &Path) -> Result<Resources, BootError> {
-    let unreadable = |source| BootError::ConfigFile { file: file.to_owned(), source };
+    let unreadable = |cause| BootError::ConfigFile { file: file.to_owned(), cause };
     let text = fs::read_to_string(file).map_err(unreadable)?;
     let absolute = std::path::absolute(file).map_err(unreadable)?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
@@ -159,7 +158,7 @@ fn read_resources(file: &Path) -> Result<Resources, BootError> {
 /// The store, and whether it has proved that it can compare and set.
 async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
     let url = settings.store_url();
-    let failed = |source| BootError::Store { url: url.clone(), source: Box::new(source) };
+    let failed = |cause| BootError::Store { url: url.clone(), cause: Box::new(cause) };
     let refused = |why: InvalidStoreUrl| failed(StoreError::Refused { reason: why.to_string() });
     let parsed = url.parse().map_err(refused)?;
     let public_endpoint = settings.s3_public_endpoint.clone();

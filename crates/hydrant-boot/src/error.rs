@@ -1,4 +1,5 @@
-//! Why a process does not start, told by what to change.
+//! Why a process does not start, told by what to change. Each message tells its cause itself, so
+//! the cause is no `source` that a printer of error chains would repeat.
 
 use crate::settings::SettingsProblems;
 use hydrant_bus::BusError;
@@ -11,18 +12,18 @@ use std::{io, net::SocketAddr, path::PathBuf};
 pub enum BootError {
     #[error(transparent)]
     Settings(#[from] SettingsProblems),
-    #[error("cannot read the configuration {}: {source}; check --config", .file.display())]
-    ConfigFile { file: PathBuf, source: io::Error },
+    #[error("cannot read the configuration {}: {cause}; check --config", .file.display())]
+    ConfigFile { file: PathBuf, cause: io::Error },
     #[error("the configuration {} is not valid, so nothing was started:\n{problems}", .file.display())]
     Config { file: PathBuf, problems: Problems },
-    #[error("cannot listen on {address} ({flag}): {source}{}", bind_remedy(.source, .flag))]
-    Bind { flag: &'static str, address: SocketAddr, source: io::Error },
-    #[error("cannot use the data directory {}: {source}; give another with --data", .dir.display())]
-    Data { dir: PathBuf, source: io::Error },
-    #[error("cannot use the store {url}: {source}; check --store and the AWS_* variables")]
-    Store { url: String, source: Box<StoreError> },
-    #[error("cannot use nats at {url}: {source}; check --nats-url")]
-    Bus { url: String, source: Box<BusError> },
+    #[error("cannot listen on {address} ({flag}): {cause}{}", bind_remedy(.cause, .flag))]
+    Bind { flag: &'static str, address: SocketAddr, cause: io::Error },
+    #[error("cannot use the data directory {}: {cause}; give another with --data", .dir.display())]
+    Data { dir: PathBuf, cause: io::Error },
+    #[error("cannot use the store {url}: {cause}; check --store and the AWS_* variables")]
+    Store { url: String, cause: Box<StoreError> },
+    #[error("cannot use nats at {url}: {cause}; check --nats-url")]
+    Bus { url: String, cause: Box<BusError> },
 }
 
 fn bind_remedy(error: &io::Error, flag: &str) -> String {

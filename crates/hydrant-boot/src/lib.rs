@@ -45,5 +45,5 @@ pub fn install_tls_provider() {
 
 /// Binds the address that `flag` names; the error names the flag and the remedy.
 pub async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, BootError> {
-    TcpListener::bind(address).await.map_err(|source| BootError::Bind { flag, address, source })
+    TcpListener::bind(address).await.map_err(|cause| BootError::Bind { flag, address, cause })
 }

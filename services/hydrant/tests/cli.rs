@@ -139,6 +139,7 @@ fn a_taken_port_is_told_with_its_flag() {
     let (code, text) = run(&mut hydrant(&args));
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("(--admin)") && text.contains("give another address"), "{text}");
+    assert_eq!(text.matches("in use").count(), 1, "the cause is told once: {text}");
 }
 
 #[test]

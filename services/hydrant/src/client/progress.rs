@@ -16,6 +16,8 @@ const BARS: usize = 8;
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 const BLOB: &str = "  {prefix:<12} {bar:30} {bytes:>10}/{total_bytes:<10}";
+/// While it is not known how much there is, a bar would look full.
+const UNKNOWN: &str = "  {prefix:<12} {spinner} {msg}";
 const TOTAL: &str =
     "  {prefix:<12} {bar:30} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {msg}";
 
@@ -97,7 +99,7 @@ impl Progress {
 impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
-        let total = all.add(ProgressBar::new(0).with_prefix("total").with_style(style(TOTAL)));
+        let total = all.add(ProgressBar::new(0).with_prefix("total").with_style(style(UNKNOWN)));
         // So that the rate falls to nothing while nothing arrives.
         total.enable_steady_tick(Duration::from_millis(250));
         Self { all, total, blobs: RefCell::default() }
@@ -114,6 +116,9 @@ impl Bars {
             {
                 bar.finish_and_clear();
             }
+        }
+        if state.bytes_total > 0 && self.total.length() == Some(0) {
+            self.total.set_style(style(TOTAL));
         }
         self.total.set_length(state.bytes_total);
         self.total.set_position(state.bytes_done);
