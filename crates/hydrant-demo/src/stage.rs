@@ -1,0 +1,133 @@
+//! What the spectator sees: a line per step with a tick and its time, and a spinner meanwhile.
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    env, io,
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+/// Longest time for one step; the slowest takes five seconds on a laptop.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Columns of a step's name.
+const NAME_WIDTH: usize = 16;
+/// Columns of what a step did, before its time.
+const TEXT_WIDTH: usize = 58;
+
+const GREEN: &str = "32";
+const RED: &str = "31";
+const DIM: &str = "2";
+
+/// Standard output, and how it may be painted.
+pub struct Stage {
+    colours: bool,
+}
+
+/// What a step made, and the line that tells of it.
+pub struct Told<T> {
+    pub made: T,
+    pub line: String,
+}
+
+impl<T> Told<T> {
+    pub fn new(made: T, line: impl Into<String>) -> Self {
+        Self { made, line: line.into() }
+    }
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { colours: io::stdout().is_terminal() && !plain }
+    }
+
+    /// Does `work` under a spinner and tells how it ended and how long it took.
+    pub async fn step<T>(
+        &self,
+        name: &str,
+        doing: &str,
+        work: impl Future<Output = Result<Told<T>>>,
+    ) -> Result<(T, Duration)> {
+        let spinner = spinner(name, doing);
+        let done = timed(name, work).await;
+        spinner.finish_and_clear();
+        self.tell(name, done)
+    }
+
+    /// The same for work that draws on the terminal itself.
+    pub async fn drawing_step<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<Told<T>>>,
+    ) -> Result<(T, Duration)> {
+        let done = timed(name, work).await;
+        self.tell(name, done)
+    }
+
+    fn tell<T>(
+        &self,
+        name: &str,
+        (done, took): (Result<Told<T>>, Duration),
+    ) -> Result<(T, Duration)> {
+        let Told { made, line } = done?;
+        let time = self.painted(DIM, &format!("{:>7}", time(took)));
+        println!("{} {name:NAME_WIDTH$} {line:TEXT_WIDTH$} {time}", self.tick(true));
+        Ok((made, took))
+    }
+
+    /// A line with a tick or a cross.
+    pub fn verdict(&self, good: bool, text: &str) {
+        println!("{} {text}", self.tick(good));
+    }
+
+    pub fn say(&self, text: &str) {
+        println!("{text}");
+    }
+
+    /// The reason why it all ends.
+    pub fn complain(&self, text: &str) {
+        println!("{} {text}", self.tick(false));
+    }
+
+    /// What another program wrote, set apart.
+    pub fn quote(&self, whose: &str, text: &str) {
+        println!("\n{whose}:");
+        for line in text.lines() {
+            println!("{}", self.painted(DIM, &format!("  | {line}")));
+        }
+        println!();
+    }
+
+    fn tick(&self, good: bool) -> String {
+        if good { self.painted(GREEN, "✓") } else { self.painted(RED, "✗") }
+    }
+
+    fn painted(&self, colour: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Does `work` within the limit; an error names the step.
+async fn timed<T>(name: &str, work: impl Future<Output = Result<T>>) -> (Result<T>, Duration) {
+    let start = Instant::now();
+    let done = tokio::time::timeout(LIMIT, work).await;
+    let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {LIMIT:?}")));
+    (done.with_context(|| name.to_owned()), start.elapsed())
+}
+
+/// A duration for people: `0.31 s`, `12.4 s`.
+pub fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 10.0 { format!("{seconds:.2} s") } else { format!("{seconds:.1} s") }
+}
+
+/// Drawn on standard error, and not at all when that is no terminal.
+fn spinner(name: &str, doing: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {prefix:16} {msg} {elapsed}");
+    let spinner = ProgressBar::new_spinner().with_prefix(name.to_owned());
+    spinner.set_style(style.expect("the template is one of ours"));
+    spinner.set_message(doing.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
