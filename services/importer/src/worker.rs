@@ -109,7 +109,7 @@ impl Worker {
             image.reference = %state.job.reference, upstream = state.job.upstream,
             class = class.map(|class| class.as_str()), reason = state.reason, "hydration given up");
         let recorded = async {
-            self.store.put_dead_letter(&letter(&state)).await?;
+            self.store.put_dead_letter(&DeadLetter::of_job(&state)).await?;
             self.bus.publish_event(&dead_lettered(&state)).await?;
             self.forget(&state.job).await
         };
@@ -157,17 +157,6 @@ impl Worker {
     }
 }
 
-fn letter(state: &JobState) -> DeadLetter {
-    DeadLetter {
-        id: DeadLetterId::of_job(&state.id()),
-        given_up: GivenUp::Job { request: state.job.clone() },
-        class: state.class,
-        reason: state.reason.clone().unwrap_or_default(),
-        attempts: u64::from(state.attempts),
-        at: Timestamp::now(),
-    }
-}
-
 fn dead_lettered(state: &JobState) -> Event {
     let job = &state.job;
     let now = Timestamp::now();
@@ -185,3 +174,6 @@ fn dead_lettered(state: &JobState) -> Event {
     };
     Event::new(EventKind::HydrationDeadLettered, now, data)
 }
+
+#[cfg(test)]
+mod tests;

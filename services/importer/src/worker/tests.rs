@@ -1,0 +1,307 @@
+//! Jobs handled against a real nats-server, a scripted upstream and a store in memory.
+
+use super::*;
+use hydrant_bus::BusConfig;
+use hydrant_proto::{Digest, FailureClass, Lane, Platform, Tag};
+use hydrant_rules::Resources;
+use hydrant_store::{MissRecord, Owner, TagRecord, Wanted};
+use hydrant_testkit::{FakeUpstream, Fault, Image, ImageBuilder, NatsServer, until};
+use hydrant_upstream::SecretSource;
+use std::path::Path;
+
+const SOON: Duration = Duration::from_secs(30);
+
+struct Lab {
+    upstream: FakeUpstream,
+    worker: Worker,
+    nats: NatsServer,
+    _spool: tempfile::TempDir,
+}
+
+impl Lab {
+    async fn start() -> Self {
+        Self::with_rule("").await
+    }
+
+    async fn with_rule(more: &str) -> Self {
+        let (upstream, nats) = (FakeUpstream::start().await, NatsServer::start().await);
+        let spool = tempfile::tempdir().unwrap();
+        let (store, table) = (Store::in_memory(), table(&upstream, more));
+        let bus = bus(&nats).await;
+        let worker = Worker {
+            flights: Flights::new(store.clone(), spool.path().into(), 1 << 30).unwrap(),
+            store,
+            bus,
+            upstreams: Upstreams::new(SecretSource::default()),
+            feed: ResourceFeed::fixed(table),
+            schedule: Schedule::doubling(Duration::from_millis(1), Duration::from_millis(2)),
+        };
+        Self { upstream, worker, nats, _spool: spool }
+    }
+
+    /// A request for an image, with its miss on record.
+    async fn missed(&self, image: &str, wanted: Wanted) -> HydrationRequested {
+        let image: hydrant_proto::Image = image.parse().unwrap();
+        let route = self.worker.table().route(&image.repository).unwrap();
+        let request = HydrationRequested {
+            rule: route.rule.name.to_string(),
+            generation: route.generation.to_string(),
+            upstream: route.upstream.name.to_string(),
+            repository: image.repository,
+            reference: image.reference,
+            lane: Lane::Interactive,
+            platforms: Vec::new(),
+            requested_at: Timestamp::now(),
+        };
+        let miss = MissRecord { request: request.clone(), wanted, missed_at: Timestamp::now() };
+        self.worker.store.record_miss(&miss).await.unwrap();
+        request
+    }
+
+    async fn handle(&self, request: &HydrationRequested) -> Verdict {
+        self.worker.handle(job(request, 1)).await
+    }
+
+    async fn tag(&self) -> TagRecord {
+        let (name, tag) = ("lab/app".parse().unwrap(), "1".parse().unwrap());
+        self.worker.store.tag(&name, &tag).await.unwrap().expect("there is a record").0
+    }
+
+    async fn letter(&self, request: &HydrationRequested) -> DeadLetter {
+        let id = DeadLetterId::of_job(&request.id());
+        self.worker.store.dead_letter(&id).await.unwrap().expect("there is a dead letter")
+    }
+
+    async fn no_misses(&self, request: &HydrationRequested) {
+        assert_eq!(self.worker.store.misses(&request.id()).await.unwrap(), []);
+    }
+
+    /// Ids of the events so far, in order.
+    async fn events(&self, count: usize) -> Vec<(EventKind, String)> {
+        use futures::StreamExt;
+        let bus = bus(&self.nats).await;
+        let all = bus.follow_events(Some(Timestamp::UNIX_EPOCH)).take(count);
+        let told = all.map(|event| (event.kind, event.id)).collect();
+        tokio::time::timeout(SOON, told).await.expect("the events are told")
+    }
+}
+
+async fn bus(nats: &NatsServer) -> Bus {
+    let bus = Bus::connect(BusConfig::new(nats.url(), "test".to_owned())).await.unwrap();
+    bus.connected().wait_for(|connected| *connected).await.unwrap();
+    bus
+}
+
+fn table(upstream: &FakeUpstream, more: &str) -> Table {
+    let text = format!(
+        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n[[rule]]\nname='lab'\n\
+         downstream='lab/*'\nupstream='lab'\n{more}",
+        upstream.url()
+    );
+    Table::compile(Resources::from_toml(&text, Path::new("/")).unwrap()).unwrap()
+}
+
+fn job(request: &HydrationRequested, deliveries: u64) -> Job {
+    Job { message: request.clone(), deliveries, published: Timestamp::now(), traceparent: None }
+}
+
+fn image(seed: u64) -> Image {
+    ImageBuilder::new(seed).layers(&[100_000, 1000]).build()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_handled_many_times_at_once_is_one_state_and_one_event() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let handled = (0..5).map(|_| lab.handle(&request));
+    for verdict in futures::future::join_all(handled).await {
+        assert!(matches!(verdict, Verdict::Done | Verdict::Later(_)), "{verdict:?}");
+    }
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    let tag = lab.tag().await;
+    assert_eq!((tag.digest, tag.seq, tag.previous), (image(1).digest, 1, None));
+    let completion = lab.worker.store.completion(&request.id()).await.unwrap().unwrap();
+    assert_eq!(completion.seq, 1);
+    lab.no_misses(&request).await;
+    assert_eq!(lab.events(1).await, [(EventKind::ImageHydrated, completion.event.id)]);
+    assert_eq!(lab.upstream.gets("*/blobs/*"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_tag_is_announced_with_both_digests() {
+    let lab = Lab::start().await;
+    for seed in [1, 2] {
+        lab.upstream.insert(&image(seed), "app", "1");
+        let request = lab.missed("lab/app:1", Wanted::Whole).await;
+        assert_eq!(lab.handle(&request).await, Verdict::Done);
+    }
+    let tag = lab.tag().await;
+    assert_eq!((tag.digest, tag.previous, tag.seq), (image(2).digest, Some(image(1).digest), 2));
+    let kinds: Vec<_> = lab.events(3).await.into_iter().map(|(kind, _)| kind).collect();
+    let hydrated = EventKind::ImageHydrated;
+    assert_eq!(kinds, [hydrated, EventKind::TagMoved, hydrated]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_attempt_does_not_roll_a_tag_back_that_moved_meanwhile() {
+    let lab = Lab::start().await;
+    let old = ImageBuilder::new(1).layers(&[400_000]).build();
+    lab.upstream.insert(&old, "app", "1");
+    let layer = old.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
+    lab.upstream.inject(&format!("*/blobs/{}", layer.digest), Fault::slow(150_000));
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let meanwhile = async {
+        until("the slow blob to be asked for", SOON, async || {
+            (lab.upstream.gets(&format!("*/blobs/{}", layer.digest)) == 1).then_some(())
+        })
+        .await;
+        lab.upstream.insert(&image(2), "app", "1");
+        lab.handle(&request).await
+    };
+    let (slow, quick) = tokio::join!(lab.handle(&request), meanwhile);
+    assert_eq!(quick, Verdict::Done);
+    assert!(matches!(slow, Verdict::Later(_)), "{slow:?}");
+    assert_eq!(lab.tag().await.digest, image(2).digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_a_customer_pushed_is_left_alone() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let now = Timestamp::now();
+    let pushed = TagRecord {
+        owner: Owner::Push,
+        rule: None,
+        generation: None,
+        digest: Digest::of(b"pushed"),
+        media_type: image(1).media_type,
+        size: 6,
+        seq: 0,
+        observed_at: now,
+        confirmed_at: now,
+        previous: None,
+        nonce: String::new(),
+        deleted: false,
+    };
+    let tag: Tag = "1".parse().unwrap();
+    lab.worker.store.put_tag(&request.repository, &tag, pushed, None).await.unwrap();
+    assert_eq!(lab.handle(&request).await, Verdict::Obsolete);
+    assert_eq!(lab.tag().await.digest, Digest::of(b"pushed"));
+    assert_eq!(lab.upstream.requests().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_an_old_generation_is_dropped_with_its_misses() {
+    let lab = Lab::start().await;
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    lab.worker.feed.replace(table(&lab.upstream, "fresh_for='7m'\n"));
+    assert_eq!(lab.handle(&request).await, Verdict::Obsolete);
+    lab.no_misses(&request).await;
+    assert_eq!(lab.upstream.requests().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_image_is_a_dead_letter_at_once() {
+    let lab = Lab::start().await;
+    let request = lab.missed("lab/nothing:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Dead);
+    let letter = lab.letter(&request).await;
+    assert_eq!((letter.class, letter.attempts), (Some(FailureClass::Unknown), 1));
+    lab.no_misses(&request).await;
+    assert_eq!(lab.events(1).await[0].0, EventKind::HydrationDeadLettered);
+    let state = lab.worker.bus.job_states().get(&request.id()).await.unwrap().unwrap();
+    assert_eq!(state.phase, JobPhase::DeadLettered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limiting_upstream_burns_no_attempt() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    lab.upstream.inject("*", Fault::status(429).header("retry-after", "40"));
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    for _ in 0..3 {
+        let Verdict::Later(delay) = lab.handle(&request).await else { panic!("it waits") };
+        assert!((30..=40).contains(&delay.as_secs()), "{delay:?}");
+    }
+    let state = lab.worker.bus.job_states().get(&request.id()).await.unwrap().unwrap();
+    // After the first answer the upstream is not asked any more.
+    assert_eq!((state.attempts, state.class), (0, Some(FailureClass::BreakerOpen)));
+    assert_eq!(lab.upstream.requests().len(), 1);
+    assert!(!lab.worker.store.misses(&request.id()).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lying_upstream_is_given_up_after_three_attempts() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    lab.upstream.inject("*/blobs/*", Fault::wrong_bytes());
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    for _ in 0..2 {
+        assert!(matches!(lab.handle(&request).await, Verdict::Later(_)));
+    }
+    assert_eq!(lab.handle(&request).await, Verdict::Dead);
+    let letter = lab.letter(&request).await;
+    assert_eq!((letter.class, letter.attempts), (Some(FailureClass::Integrity), 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_that_arrive_while_a_job_runs_are_met_by_it() {
+    let lab = Lab::start().await;
+    let platforms = ["linux/amd64", "linux/arm64"];
+    let both = Image::multi_arch(1, &platforms, &[200_000]);
+    lab.upstream.insert(&both, "app", "1");
+    let wish = |text: &str| Wanted::Platform(text.parse::<Platform>().unwrap());
+    let request = lab.missed("lab/app:1", wish("linux/amd64")).await;
+    lab.upstream.inject("*/blobs/*", Fault::slow(100_000));
+    let meanwhile = async {
+        until("a blob to be asked for", SOON, async || {
+            (lab.upstream.gets("*/blobs/*") > 0).then_some(())
+        })
+        .await;
+        lab.missed("lab/app:1", wish("linux/arm64")).await;
+        lab.upstream.heal();
+    };
+    let (verdict, ()) = tokio::join!(lab.handle(&request), meanwhile);
+    assert_eq!(verdict, Verdict::Done);
+    let completion = lab.worker.store.completion(&request.id()).await.unwrap().unwrap();
+    let local: Vec<_> = completion.platforms.iter().map(ToString::to_string).collect();
+    assert_eq!(local, platforms);
+    lab.no_misses(&request).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_the_index_does_not_have_is_named() {
+    let lab = Lab::with_rule("platforms=['linux/s390x']\n").await;
+    lab.upstream.insert(&Image::multi_arch(1, &["linux/amd64"], &[1000]), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Dead);
+    let reason = lab.letter(&request).await.reason;
+    assert!(reason.contains("linux/s390x"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_nest_too_deep_are_refused() {
+    let lab = Lab::with_rule("platforms='all'\n").await;
+    let mut nested = image(1);
+    for _ in 0..5 {
+        nested = Image::index(vec![nested]);
+    }
+    lab.upstream.insert(&nested, "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    while lab.handle(&request).await != Verdict::Dead {}
+    let letter = lab.letter(&request).await;
+    assert!(letter.reason.contains("nest deeper"), "{}", letter.reason);
+    assert_eq!(letter.class, Some(FailureClass::Integrity));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_1_manifest_is_unsupported() {
+    let lab = Lab::start().await;
+    let claimed = image(1).media_type.as_str();
+    lab.upstream.put_manifest("app", "1", claimed, r#"{"schemaVersion":1,"name":"app"}"#);
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    while lab.handle(&request).await != Verdict::Dead {}
+    assert_eq!(lab.letter(&request).await.class, Some(FailureClass::Unsupported));
+}
