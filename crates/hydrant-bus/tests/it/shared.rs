@@ -210,6 +210,8 @@ async fn a_bucket_made_by_an_older_version_learns_to_mark_what_expires() {
         subjects: vec!["$KV.hydrant_state.>".to_owned()],
         storage: StorageType::Memory,
         max_messages_per_subject: 1,
+        allow_rollup: true,
+        allow_message_ttl: true,
         ..Config::default()
     };
     jetstream.create_stream(older).await.unwrap();
