@@ -1,8 +1,9 @@
-//! Tells the world that an image is local, and that a tag moved.
+//! The events of an importer: that an image is local, a tag moved, a job failed or was given up,
+//! a credential was refused, a breaker opened or closed.
 
 use crate::{closure::Closure, error::ImportError};
 use hydrant_bus::Bus;
-use hydrant_proto::{Event, EventData, EventKind, Image};
+use hydrant_proto::{Event, EventData, EventKind, FailureClass, Image, state::JobState};
 use hydrant_rules::Route;
 use hydrant_store::{CompletionRecord, TagRecord};
 use jiff::Timestamp;
@@ -51,4 +52,65 @@ fn moved(hydrated: &Event, tag: &TagRecord) -> Event {
         ..hydrated.data.clone()
     };
     Event::new(EventKind::TagMoved, tag.observed_at, data)
+}
+
+/// An attempt that failed and will be repeated.
+pub(crate) fn failed(state: &JobState) -> Event {
+    of_job(EventKind::HydrationFailed, state, u64::from(state.attempts))
+}
+
+/// A job that was given up.
+pub(crate) fn dead_lettered(state: &JobState) -> Event {
+    of_job(EventKind::HydrationDeadLettered, state, 0)
+}
+
+/// One event per request of the image and `step`, however often it is told.
+fn of_job(kind: EventKind, state: &JobState, step: u64) -> Event {
+    let job = &state.job;
+    let requested = u64::try_from(job.requested_at.as_millisecond()).unwrap_or_default();
+    let data = EventData {
+        upstream: Some(job.upstream.clone()),
+        rule: Some(job.rule.clone()),
+        generation: Some(job.generation.clone()),
+        repository: Some(job.repository.clone()),
+        reference: Some(job.reference.clone()),
+        class: state.class,
+        reason: state.reason.clone(),
+        seq: requested + step,
+        ..EventData::default()
+    };
+    Event::new(kind, Timestamp::now(), data)
+}
+
+/// The upstream does not take our credential: one event an hour, whoever finds out.
+pub(crate) fn credential_rejected(state: &JobState) -> Event {
+    let data = EventData {
+        upstream: Some(state.job.upstream.clone()),
+        rule: Some(state.job.rule.clone()),
+        class: state.class,
+        reason: state.reason.clone(),
+        seq: periods(HOUR),
+        ..EventData::default()
+    };
+    Event::new(EventKind::CredentialRejected, Timestamp::now(), data)
+}
+
+/// A breaker that opened or closed. Each process has its own; what happens to several within the
+/// same minute is one event.
+pub(crate) fn breaker(upstream: &str, open: bool) -> Event {
+    let (kind, class) = match open {
+        true => (EventKind::BreakerOpened, Some(FailureClass::BreakerOpen)),
+        false => (EventKind::BreakerClosed, None),
+    };
+    let upstream = Some(upstream.to_owned());
+    let data = EventData { upstream, class, seq: periods(MINUTE), ..EventData::default() };
+    Event::new(kind, Timestamp::now(), data)
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+/// How many periods of so many seconds have passed since the epoch.
+fn periods(seconds: u64) -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default() / seconds
 }

@@ -1,7 +1,7 @@
 //! One consume loop per upstream, so that an open breaker pauses that upstream's jobs and nobody
 //! else's. Loops follow the configuration.
 
-use crate::worker::Worker;
+use crate::{announce, worker::Worker};
 use hydrant_bus::{ConsumeOptions, consume};
 use hydrant_rules::{Credential, Name, Table, Upstream};
 use hydrant_upstream::{BreakerState, Client};
@@ -72,7 +72,7 @@ impl Lanes {
             }
         };
         let (paused, gate) = watch::channel(false);
-        self.tasks.spawn(pause_while_open(client, paused, stop.clone()));
+        self.tasks.spawn(pause_while_open(client, self.worker.clone(), paused, stop.clone()));
         let options = ConsumeOptions {
             slots: self.pace.slots,
             paused: gate,
@@ -102,34 +102,32 @@ fn served(table: &Table) -> impl Iterator<Item = Served> {
 }
 
 /// Keeps the gate as the breaker is: nothing is pulled while it is open, so no attempt is burned.
-/// When its time is over one job is let through as the probe.
+/// Half open it lets jobs through, of which the breaker takes one as its probe. Tells of each
+/// opening and closing.
 async fn pause_while_open(
     client: Arc<Client>,
+    worker: Worker,
     paused: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
     let mut state = client.breaker().watch();
     let follow = async {
+        let mut was_open = false;
         loop {
-            let until = match *state.borrow_and_update() {
-                BreakerState::Closed | BreakerState::HalfOpen => None,
-                BreakerState::Open { until } => Some(until),
+            let now = *state.borrow_and_update();
+            paused.send_replace(matches!(now, BreakerState::Open { .. }));
+            let is_open = match now {
+                BreakerState::Closed => false,
+                BreakerState::Open { .. } => true,
+                BreakerState::HalfOpen => was_open,
             };
-            paused.send_if_modified(|paused| {
-                std::mem::replace(paused, until.is_some()) != until.is_some()
-            });
-            let reopened = async {
-                match until {
-                    Some(until) => tokio::time::sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                changed = state.changed() => if changed.is_err() { return },
-                () = reopened => {
-                    paused.send_replace(false);
-                    if state.changed().await.is_err() { return }
-                }
+            if is_open != was_open {
+                was_open = is_open;
+                let upstream = client.upstream().name.as_str();
+                worker.mention(&announce::breaker(upstream, is_open)).await;
+            }
+            if state.changed().await.is_err() {
+                return;
             }
         }
     };

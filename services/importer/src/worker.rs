@@ -1,6 +1,7 @@
 //! One importer process: it takes a job, makes an attempt, and says what becomes of the job.
 
 use crate::{
+    announce,
     error::{ImportError, Remedy},
     import::import,
     progress::Progress,
@@ -9,7 +10,7 @@ use hydrant_boot::{ResourceFeed, Schedule};
 use hydrant_bus::{Bus, Job, Rejected, Verdict};
 use hydrant_flight::Flights;
 use hydrant_proto::{
-    Event, EventData, EventKind, HydrationRequested,
+    Event, FailureClass, HydrationRequested,
     state::{JobPhase, JobState},
 };
 use hydrant_rules::Table;
@@ -69,12 +70,17 @@ impl Worker {
     async fn failed(&self, state: JobState, failed: u32, error: &ImportError) -> Verdict {
         let state =
             JobState { class: Some(error.class()), reason: Some(error.to_string()), ..state };
+        if state.class == Some(FailureClass::UpstreamAuth) {
+            self.mention(&announce::credential_rejected(&state)).await;
+        }
         match error.remedy() {
             Remedy::Obsolete => self.obsolete(state).await,
             Remedy::Wait(delay) => self.wait(state, delay).await,
             Remedy::Retry { attempts } if failed + 1 < attempts => {
                 let delay = self.schedule.delay(failed);
-                self.wait(JobState { attempts: failed + 1, ..state }, delay).await
+                let state = JobState { attempts: failed + 1, ..state };
+                self.mention(&announce::failed(&state)).await;
+                self.wait(state, delay).await
             }
             Remedy::Retry { .. } | Remedy::DeadLetter => {
                 self.dead_letter(JobState { attempts: failed + 1, ..state }).await
@@ -110,7 +116,7 @@ impl Worker {
             class = class.map(|class| class.as_str()), reason = state.reason, "hydration given up");
         let recorded = async {
             self.store.put_dead_letter(&DeadLetter::of_job(&state)).await?;
-            self.bus.publish_event(&dead_lettered(&state)).await?;
+            self.bus.publish_event(&announce::dead_lettered(&state)).await?;
             self.forget(&state.job).await
         };
         match recorded.await {
@@ -148,6 +154,13 @@ impl Worker {
         Ok(self.store.forget_misses(&misses).await?)
     }
 
+    /// Tells of something that will be told again if it matters; when the bus is away it is not.
+    pub async fn mention(&self, event: &Event) {
+        if let Err(error) = self.bus.publish_event(event).await {
+            tracing::debug!(kind = %event.kind, %error, "event not published");
+        }
+    }
+
     /// A lost state costs only a progress bar.
     async fn tell(&self, state: JobState) {
         let state = JobState { updated_at: Timestamp::now(), ..state };
@@ -155,24 +168,6 @@ impl Worker {
             tracing::debug!(job.id = %state.id(), %error, "job state not told");
         }
     }
-}
-
-fn dead_lettered(state: &JobState) -> Event {
-    let job = &state.job;
-    let now = Timestamp::now();
-    let data = EventData {
-        upstream: Some(job.upstream.clone()),
-        rule: Some(job.rule.clone()),
-        generation: Some(job.generation.clone()),
-        repository: Some(job.repository.clone()),
-        reference: Some(job.reference.clone()),
-        class: state.class,
-        reason: state.reason.clone(),
-        // One event per request of the image, however often it is told.
-        seq: u64::try_from(job.requested_at.as_millisecond()).unwrap_or_default(),
-        ..EventData::default()
-    };
-    Event::new(EventKind::HydrationDeadLettered, now, data)
 }
 
 #[cfg(test)]

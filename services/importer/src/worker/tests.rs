@@ -2,7 +2,7 @@
 
 use super::*;
 use hydrant_bus::BusConfig;
-use hydrant_proto::{Digest, FailureClass, Lane, Platform, Tag};
+use hydrant_proto::{Digest, EventKind, Lane, Platform, Tag};
 use hydrant_rules::Resources;
 use hydrant_store::{MissRecord, Owner, TagRecord, Wanted};
 use hydrant_testkit::{FakeUpstream, Fault, Image, ImageBuilder, NatsServer, until};
@@ -244,6 +244,9 @@ async fn a_lying_upstream_is_given_up_after_three_attempts() {
     assert_eq!(lab.handle(&request).await, Verdict::Dead);
     let letter = lab.letter(&request).await;
     assert_eq!((letter.class, letter.attempts), (Some(FailureClass::Integrity), 3));
+    let kinds: Vec<_> = lab.events(3).await.into_iter().map(|(kind, _)| kind).collect();
+    let failed = EventKind::HydrationFailed;
+    assert_eq!(kinds, [failed, failed, EventKind::HydrationDeadLettered]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
