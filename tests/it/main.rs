@@ -5,6 +5,7 @@
 
 mod access;
 mod away;
+mod breaker;
 mod depcheck;
 mod example_config;
 mod herd;
