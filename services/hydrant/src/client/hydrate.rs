@@ -8,7 +8,7 @@ use super::{
 };
 use crate::cli::Hydrate;
 use hydrant_boot::Schedule;
-use hydrant_proto::{FailureClass, JobPhase, JobState};
+use hydrant_proto::{FailureClass, JobPhase, JobState, Lane};
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
@@ -68,7 +68,10 @@ pub async fn run(flags: Hydrate) -> Result<(), Failure> {
 }
 
 async fn request(api: &Api, flags: &Hydrate) -> Result<Accepted, Failure> {
-    api.post("/hydrations", &json!({ "image": flags.image, "platforms": flags.platforms })).await
+    // Somebody who waits is served like a client that pulls, and joins the job of its miss.
+    let lane = if flags.wait { Lane::Interactive } else { Lane::Background };
+    let asked = json!({ "image": flags.image, "platforms": flags.platforms, "lane": lane });
+    api.post("/hydrations", &asked).await
 }
 
 /// Follows the job to its end. The server may go and come back, and may have forgotten the job:

@@ -15,11 +15,11 @@ const BARS: usize = 8;
 /// Least time between two plain lines that say the same but for the figures.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-const BLOB: &str = "  {prefix:<12} {bar:30} {bytes:>10}/{total_bytes:<10}";
+const BLOB: &str = "  {prefix:<12} {bar:20} {bytes:>10}/{total_bytes:<10}";
 /// While it is not known how much there is, a bar would look full.
 const UNKNOWN: &str = "  {prefix:<12} {spinner} {msg}";
 const TOTAL: &str =
-    "  {prefix:<12} {bar:30} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {msg}";
+    "  {prefix:<12} {bar:20} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {msg}";
 
 /// Shows the progress of one job.
 pub struct Progress {
@@ -117,12 +117,17 @@ impl Bars {
                 bar.finish_and_clear();
             }
         }
-        if state.bytes_total > 0 && self.total.length() == Some(0) {
+        let first_figures = state.bytes_total > 0 && self.total.length() == Some(0);
+        if first_figures {
             self.total.set_style(style(TOTAL));
         }
         self.total.set_length(state.bytes_total);
         self.total.set_position(state.bytes_done);
         self.total.set_message(sentence(state));
+        if first_figures {
+            // What had arrived before we looked says nothing about the rate.
+            self.total.reset_eta();
+        }
     }
 
     fn bar<'b>(
