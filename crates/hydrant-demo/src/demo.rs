@@ -65,7 +65,7 @@ impl Demo {
         let later = asked.since(&asked_cold);
         let rows = [
             row("cold pull", &cold, asked_cold),
-            Row { what: "rest of the hydration", took: hydration, asked: later, served: None },
+            Row { what: "rest of hydration", took: hydration, asked: later, served: None },
             row("warm pull", &warm, Asked::default()),
         ];
         let observed = Observed {
@@ -94,10 +94,7 @@ impl Demo {
         let hydrant = self.hydrant.insert(started?);
         let ready = async {
             hydrant.ready().await?;
-            Ok(Told::new(
-                (),
-                format!("listens at {}; its rule: demo/* -> upstream", hydrant.host()),
-            ))
+            Ok(Told::new((), format!("listens at {}, demo/* -> upstream", hydrant.host())))
         };
         stage.step("hydrant", "starting", ready).await?;
         Ok(())
@@ -147,7 +144,7 @@ async fn begin_upstream(stage: &Stage) -> Result<Upstream> {
         let upstream = Upstream::start().await;
         let (blobs, bytes) = (upstream.image.all_blobs().len(), upstream.image.total_bytes());
         let (platforms, bytes, pace) = (PLATFORMS.len(), size(bytes), size(PACE));
-        let line = format!("{platforms} platforms, {blobs} blobs, {bytes}, slowed to {pace}/s");
+        let line = format!("{platforms} platforms, {blobs} blobs, {bytes}; slow: {pace}/s");
         Ok(Told::new(upstream, line))
     };
     Ok(stage.step("upstream", "building an image", starting).await?.0)
@@ -156,11 +153,11 @@ async fn begin_upstream(stage: &Stage) -> Result<Upstream> {
 async fn hear(stage: &Stage, sink: &WebhookSink) -> Result<Announced> {
     let hearing = async {
         let announced = announcement(sink).await;
-        let signature = match &announced.signature {
-            Ok(()) => "its signature verifies".to_owned(),
-            Err(reason) => anyhow::bail!("it arrived, but {reason}"),
+        let line = match &announced.signature {
+            Ok(()) => "image.hydrated arrived, its signature verifies".to_owned(),
+            Err(reason) => format!("image.hydrated arrived, but {reason}"),
         };
-        Ok(Told::new(announced, format!("image.hydrated arrived, {signature}")))
+        Ok(Told::new(announced, line))
     };
     Ok(stage.step("webhook", "waiting", hearing).await?.0)
 }

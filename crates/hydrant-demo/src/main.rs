@@ -63,6 +63,7 @@ async fn show(stage: &Stage, arguments: Arguments) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         }
         None => {
+            stage.say("");
             stage.complain("interrupted");
             ExitCode::from(INTERRUPTED)
         }

@@ -13,7 +13,7 @@ pub struct Row {
     pub served: Option<u64>,
 }
 
-const HEAD: [&str; 5] = ["", "time", "upstream requests", "from upstream", "to the client"];
+const HEAD: [&str; 5] = ["", "time", "upstream requests", "from upstream", "to client"];
 
 /// The rows under a heading, the figures aligned to the right.
 pub fn table(rows: &[Row]) -> String {
@@ -58,9 +58,9 @@ mod tests {
         };
         let text = table(&[row("cold pull", 7, Some(1)), row("warm", 0, None)]);
         let expected = "\
-\x20               time   upstream requests   from upstream   to the client
-\x20 cold pull   1.23 s       7 GET, 0 HEAD        2.00 KiB             1 B
-\x20 warm        1.23 s                none        2.00 KiB               -
+\x20               time   upstream requests   from upstream   to client
+\x20 cold pull   1.23 s       7 GET, 0 HEAD        2.00 KiB         1 B
+\x20 warm        1.23 s                none        2.00 KiB           -
 ";
         assert_eq!(text, expected);
     }

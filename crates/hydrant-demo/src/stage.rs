@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     env, io,
-    io::IsTerminal as _,
+    io::{IsTerminal as _, Write as _},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Columns of a step's name.
 const NAME_WIDTH: usize = 16;
 /// Columns of what a step did, before its time.
-const TEXT_WIDTH: usize = 58;
+const TEXT_WIDTH: usize = 53;
 
 const GREEN: &str = "32";
 const RED: &str = "31";
@@ -49,9 +49,9 @@ impl Stage {
         doing: &str,
         work: impl Future<Output = Result<Told<T>>>,
     ) -> Result<(T, Duration)> {
-        let spinner = spinner(name, doing);
+        let spinner = Spinner::start(name, doing);
         let done = timed(name, work).await;
-        spinner.finish_and_clear();
+        drop(spinner);
         self.tell(name, done)
     }
 
@@ -72,31 +72,31 @@ impl Stage {
     ) -> Result<(T, Duration)> {
         let Told { made, line } = done?;
         let time = self.painted(DIM, &format!("{:>7}", time(took)));
-        println!("{} {name:NAME_WIDTH$} {line:TEXT_WIDTH$} {time}", self.tick(true));
+        print(&format!("{} {name:NAME_WIDTH$} {line:TEXT_WIDTH$} {time}", self.tick(true)));
         Ok((made, took))
     }
 
     /// A line with a tick or a cross.
     pub fn verdict(&self, good: bool, text: &str) {
-        println!("{} {text}", self.tick(good));
+        print(&format!("{} {text}", self.tick(good)));
     }
 
     pub fn say(&self, text: &str) {
-        println!("{text}");
+        print(text);
     }
 
     /// The reason why it all ends.
     pub fn complain(&self, text: &str) {
-        println!("{} {text}", self.tick(false));
+        print(&format!("{} {text}", self.tick(false)));
     }
 
     /// What another program wrote, set apart.
     pub fn quote(&self, whose: &str, text: &str) {
-        println!("\n{whose}:");
+        print(&format!("\n{whose}:"));
         for line in text.lines() {
-            println!("{}", self.painted(DIM, &format!("  | {line}")));
+            print(&self.painted(DIM, &format!("  | {line}")));
         }
-        println!();
+        print("");
     }
 
     fn tick(&self, good: bool) -> String {
@@ -106,6 +106,11 @@ impl Stage {
     fn painted(&self, colour: &str, text: &str) -> String {
         if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// A reader that went away (`| head`) misses the rest; that is no failure.
+fn print(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Does `work` within the limit; an error names the step.
@@ -122,12 +127,22 @@ pub fn time(duration: Duration) -> String {
     if seconds < 10.0 { format!("{seconds:.2} s") } else { format!("{seconds:.1} s") }
 }
 
-/// Drawn on standard error, and not at all when that is no terminal.
-fn spinner(name: &str, doing: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {prefix:16} {msg} {elapsed}");
-    let spinner = ProgressBar::new_spinner().with_prefix(name.to_owned());
-    spinner.set_style(style.expect("the template is one of ours"));
-    spinner.set_message(doing.to_owned());
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    spinner
+/// Drawn on standard error, and not at all when that is no terminal; gone when dropped.
+struct Spinner(ProgressBar);
+
+impl Spinner {
+    fn start(name: &str, doing: &str) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {prefix:16} {msg} {elapsed}");
+        let bar = ProgressBar::new_spinner().with_prefix(name.to_owned());
+        bar.set_style(style.expect("the template is one of ours"));
+        bar.set_message(doing.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }

@@ -1,5 +1,8 @@
 //! The demo as people run it, without a terminal.
 
+// Test helpers fail by panicking, as tests do.
+#![allow(clippy::unwrap_used)]
+
 use hydrant_testkit::{Finished, Process, binaries, process::SIGINT, until};
 use std::{env, fs, path::Path, time::Duration};
 
