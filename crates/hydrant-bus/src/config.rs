@@ -80,7 +80,8 @@ impl BusConfig {
     /// The user and password of the first server whose URL has them: the client sends one login to
     /// all servers, and does not read URLs for it.
     fn login_of_url(&self) -> Result<Option<(String, String)>, BusError> {
-        let text = |part: &str| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into();
+        let text =
+            |part: &str| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into();
         Ok(self.servers()?.iter().find_map(|server| {
             Some((text(server.username()?), text(server.password().unwrap_or_default())))
         }))

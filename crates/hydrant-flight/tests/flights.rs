@@ -123,8 +123,7 @@ async fn a_reader_that_leaves_and_one_that_stands_still_stop_nobody() {
 async fn a_range_is_answered_from_the_flight() {
     let lab = Lab::start(3 * MIB).await;
     let flight = lab.fly().await;
-    let part: Vec<Bytes> =
-        flight.read(MIB, Some(MIB + 1000)).try_collect().await.unwrap();
+    let part: Vec<Bytes> = flight.read(MIB, Some(MIB + 1000)).try_collect().await.unwrap();
     let whole = collect(&flight).await.unwrap();
     assert_eq!(part.concat(), whole[MIB as usize..MIB as usize + 1000]);
     assert_eq!(lab.reads(), 1);

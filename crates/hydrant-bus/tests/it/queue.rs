@@ -82,11 +82,17 @@ async fn depth_is_known_per_upstream_and_lane_and_goes_with_the_upstream() {
         bus.publish_job(&background).await.unwrap();
     }
     bus.publish_job(&job("hub", "1")).await.unwrap();
-    let mut waiting: Vec<_> = bus.queue_depth().await.unwrap();
-    waiting.retain(|depth| depth.waiting > 0);
-    waiting.sort_by(|a, b| a.upstream.cmp(&b.upstream));
-    let shown: Vec<_> = waiting.iter().map(|d| (d.upstream.as_str(), d.lane, d.waiting)).collect();
-    assert_eq!(shown, [("hub", Lane::Interactive, 1), ("lab", Lane::Background, 2)]);
+    // The server counts what is pending a moment after it acknowledged the publish.
+    let expected =
+        [("hub".to_owned(), Lane::Interactive, 1), ("lab".to_owned(), Lane::Background, 2)];
+    until("the depths", LIMIT, async || {
+        let mut waiting: Vec<_> = bus.queue_depth().await.ok()?;
+        waiting.retain(|depth| depth.waiting > 0);
+        waiting.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+        let shown = waiting.into_iter().map(|d| (d.upstream, d.lane, d.waiting));
+        shown.eq(expected.clone()).then_some(())
+    })
+    .await;
 
     bus.retain_upstreams(&["hub"]).await.unwrap();
     assert_eq!(queued(&raw(&server).await).await, 1);
