@@ -42,6 +42,9 @@ pub struct Route {
     /// The downstream repository, in the one spelling it is stored under.
     pub repository: RepositoryName,
     pub upstream_repository: RepositoryName,
+    /// Fingerprint of where the content comes from: the upstream's endpoint and repository, and the
+    /// credential set it is asked with. Content of another origin is not this route's to serve.
+    pub origin: Arc<str>,
 }
 
 /// Checked resources, ready to answer.
@@ -170,13 +173,17 @@ impl Entry {
             }
             Some(rest) => (format!("{prefix}{rest}"), self.rule.repository.replace('*', rest)),
         };
+        let upstream_repository: RepositoryName =
+            with_library(namespace, &upstream).parse().ok()?;
+        let origin = (&self.upstream.endpoint, &self.credential, upstream_repository.as_str());
         Some(Route {
             rule: self.rule.clone(),
             upstream: self.upstream.clone(),
             credential: self.credential.clone(),
             generation: self.generation.clone(),
+            origin: fingerprint(&(origin.0, origin.1.as_deref(), origin.2)).into(),
             repository: downstream.parse().ok()?,
-            upstream_repository: with_library(namespace, &upstream).parse().ok()?,
+            upstream_repository,
         })
     }
 

@@ -28,6 +28,8 @@ pub(crate) enum Key<'a> {
     TagRecord(&'a RepositoryName, &'a Tag),
     /// That the second manifest refers to the first (`subject`).
     Referrer(&'a RepositoryName, &'a Digest, &'a Digest),
+    /// Where the content of a repository comes from.
+    Origin(&'a RepositoryName),
     Completion(&'a JobId),
     Miss(&'a JobId, &'a Wanted),
     DeadLetter(&'a DeadLetterId),
@@ -56,6 +58,7 @@ impl Key<'_> {
             Self::TagIndexLink(repository, tag, digest) => {
                 format!("{}/{tag}/index/{}/link", tags_of(repository), split(digest))
             }
+            Self::Origin(repository) => format!("{}/_origin.json", records_of(repository)),
             Self::TagRecord(repository, tag) => {
                 format!("{}/_tags/{tag}.json", records_of(repository))
             }
@@ -123,6 +126,17 @@ fn blobs(digest: &Digest) -> String {
 
 fn content_of(repository: &RepositoryName) -> String {
     format!("{}/{repository}", repositories())
+}
+
+/// The folders of all that makes content visible in one repository.
+pub(crate) fn visible_in(repository: &RepositoryName) -> [String; 4] {
+    let (content, records) = (content_of(repository), records_of(repository));
+    [
+        format!("{records}/_tags"),
+        format!("{content}/_manifests"),
+        format!("{records}/_referrers"),
+        format!("{content}/_layers"),
+    ]
 }
 
 fn records_of(repository: &RepositoryName) -> String {

@@ -24,6 +24,7 @@ mod manifest;
 mod miss;
 mod object;
 mod open;
+mod origin;
 mod probe;
 mod quarantine;
 mod read;

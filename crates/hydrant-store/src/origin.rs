@@ -1,0 +1,132 @@
+//! Where the content of a repository comes from: which upstream repository, asked as whom.
+//!
+//! Links make content visible in a downstream repository. When a rule is changed so that the name
+//! leads elsewhere, what the old origin brought must not be visible under the new one.
+
+use crate::{Store, cas::Stamp, error::StoreError, key, key::Key, tag::Owner};
+use futures::TryStreamExt;
+use hydrant_proto::{RepositoryName, Tag};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Tags looked at in one listing.
+const PAGE: usize = 1_000;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct OriginRecord {
+    origin: String,
+    since: Timestamp,
+}
+
+impl Store {
+    /// The origin whose content is visible in `repository`; `None` before anything was cached in
+    /// it, such as in one that a stock registry filled.
+    pub async fn origin(&self, repository: &RepositoryName) -> Result<Option<String>, StoreError> {
+        let record = self.get_json::<OriginRecord>(&self.at(Key::Origin(repository))).await?;
+        Ok(record.map(|(record, _)| record.origin))
+    }
+
+    /// Notes that `repository` is filled from `origin`, if nothing is noted yet. Returns the origin
+    /// that stands.
+    pub async fn claim_origin(
+        &self,
+        repository: &RepositoryName,
+        origin: &str,
+    ) -> Result<String, StoreError> {
+        match self.write_origin(repository, origin, &Stamp::Absent).await {
+            Ok(()) => Ok(origin.to_owned()),
+            Err(StoreError::Conflict { key }) => {
+                let standing = self.origin(repository).await?;
+                standing.ok_or(StoreError::Conflict { key })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes `origin` the one whose content is visible in `repository`. All that another origin
+    /// brought is made invisible first, so a crash in between leaves nothing of it to the new one.
+    ///
+    /// [`StoreError::Refused`] when the repository also holds tags that a customer pushed: whose
+    /// content is whose cannot be told apart then.
+    pub async fn take_over(
+        &self,
+        repository: &RepositoryName,
+        origin: &str,
+    ) -> Result<(), StoreError> {
+        let path = self.at(Key::Origin(repository));
+        let Some((record, stamp)) = self.get_json::<OriginRecord>(&path).await? else {
+            return self.claim_origin(repository, origin).await.map(drop);
+        };
+        if record.origin == origin {
+            return Ok(());
+        }
+        self.refuse_pushed(repository).await?;
+        tracing::warn!(image.repository = %repository, from = record.origin, to = origin,
+            "the rule leads elsewhere now: what was cached under it is not visible any more");
+        for folder in key::visible_in(repository) {
+            let mut listed = std::pin::pin!(self.list_all(self.below(&folder)));
+            while let Some(meta) = listed.try_next().await? {
+                self.delete(&meta.location).await?;
+            }
+        }
+        self.write_origin(repository, origin, &stamp).await
+    }
+
+    async fn write_origin(
+        &self,
+        repository: &RepositoryName,
+        origin: &str,
+        expected: &Stamp,
+    ) -> Result<(), StoreError> {
+        let record = OriginRecord { origin: origin.to_owned(), since: Timestamp::now() };
+        let path = self.at(Key::Origin(repository));
+        self.compare_and_set_json(&path, &record, expected).await.map(drop)
+    }
+
+    async fn refuse_pushed(&self, repository: &RepositoryName) -> Result<(), StoreError> {
+        let mut last: Option<Tag> = None;
+        loop {
+            let page = self.tags(repository, last.as_ref(), PAGE).await?;
+            for tag in &page.items {
+                if let Some((record, _)) = self.tag(repository, tag).await?
+                    && record.owner == Owner::Push
+                {
+                    let reason = format!(
+                        "{repository}:{tag} was pushed, and the rule now leads to another upstream; \
+                         use another downstream path for one of the two"
+                    );
+                    return Err(StoreError::Refused { reason });
+                }
+            }
+            match page.items.last() {
+                Some(tag) if page.more => last = Some(tag.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hydrant_proto::Digest;
+
+    #[tokio::test]
+    async fn another_origin_sees_nothing_of_what_the_former_brought() {
+        let store = Store::in_memory();
+        let name: RepositoryName = "lab/app".parse().unwrap();
+        let (own, nested) = (Digest::of(b"x"), "lab/app/sub".parse().unwrap());
+        assert_eq!(store.origin(&name).await.unwrap(), None);
+        assert_eq!(store.claim_origin(&name, "a").await.unwrap(), "a");
+        assert_eq!(store.claim_origin(&name, "b").await.unwrap(), "a");
+        for repository in [&name, &nested] {
+            store.link_blob(repository, &own).await.unwrap();
+        }
+        store.take_over(&name, "a").await.unwrap();
+        assert!(store.has_link(&name, &own).await.unwrap());
+        store.take_over(&name, "b").await.unwrap();
+        assert!(!store.has_link(&name, &own).await.unwrap());
+        assert!(store.has_link(&nested, &own).await.unwrap(), "a nested repository is another one");
+        assert_eq!(store.origin(&name).await.unwrap().as_deref(), Some("b"));
+    }
+}
