@@ -49,6 +49,11 @@ impl Closure {
         self.manifests.last().expect("a closure holds its root")
     }
 
+    /// Whether this is an index of which nothing was taken, so that there is nothing to make local.
+    pub fn is_bare(&self) -> bool {
+        self.manifests.len() == 1 && !self.root().manifest.children().is_empty()
+    }
+
     /// Bytes of all blobs and manifests.
     pub fn size(&self) -> u64 {
         let blobs: u64 = self.blobs.values().map(|blob| blob.size).sum();
@@ -151,9 +156,10 @@ fn next_level(
     let mut wanted = Vec::new();
     for node in level {
         let children = node.manifest.children();
-        let missing: Vec<_> = selection.missing(children).map(ToString::to_string).collect();
+        let missing = selection.missing(children);
         if !children.is_empty() && !missing.is_empty() && is_leaf_index(children) {
-            return Err(ImportError::NoPlatform(missing.join(", ")));
+            let names: Vec<_> = missing.into_iter().map(ToString::to_string).collect();
+            return Err(ImportError::NoPlatform(names.join(", ")));
         }
         for child in children.iter().filter(|child| selection.takes(child)) {
             platforms.extend(child.platform.clone());

@@ -3,7 +3,7 @@
 use hydrant_bus::BusError;
 use hydrant_flight::FlightError;
 use hydrant_proto::{FailureClass, InvalidManifest};
-use hydrant_store::StoreError;
+use hydrant_store::{Retry, StoreError};
 use hydrant_upstream::UpstreamError;
 use std::time::Duration;
 
@@ -86,7 +86,10 @@ impl ImportError {
             Self::Flight(FlightError::NoSpool(_)) => Remedy::Wait(Duration::from_secs(15)),
             Self::Flight(error) => by_class(error.class(), error.retry_after()),
             // Storage is needed for everything; a job is not given up because it is away.
-            Self::Store(_) => Remedy::Wait(Duration::from_secs(5)),
+            Self::Store(error) if error.retry() != Retry::Never => {
+                Remedy::Wait(Duration::from_secs(5))
+            }
+            Self::Store(_) => Remedy::Retry { attempts: FEW_ATTEMPTS },
         }
     }
 }
@@ -96,13 +99,14 @@ fn by_class(class: FailureClass, retry_after: Option<Duration>) -> Remedy {
         FailureClass::Unknown | FailureClass::Denied | FailureClass::Unsupported => {
             Remedy::DeadLetter
         }
-        FailureClass::UpstreamAuth | FailureClass::Integrity => {
-            Remedy::Retry { attempts: FEW_ATTEMPTS }
-        }
+        FailureClass::Integrity => Remedy::Retry { attempts: FEW_ATTEMPTS },
         FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
             Remedy::Wait(retry_after.unwrap_or(Duration::from_secs(10)))
         }
-        FailureClass::UpstreamDown => Remedy::Retry { attempts: ATTEMPTS },
+        // A credential may be in the middle of its rotation.
+        FailureClass::UpstreamDown | FailureClass::UpstreamAuth => {
+            Remedy::Retry { attempts: ATTEMPTS }
+        }
         FailureClass::Storage => Remedy::Wait(Duration::from_secs(5)),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 use hydrant_proto::{HydrationRequested, Lane, Reference};
 use hydrant_rules::Route;
-use hydrant_store::{CompletionRecord, MissRecord};
+use hydrant_store::{CompletionRecord, DeadLetterId, MissRecord};
 use hydrant_upstream::{Client, Priority};
 use std::sync::Arc;
 
@@ -29,10 +29,12 @@ pub(crate) async fn import(
 ) -> Result<(), ImportError> {
     let route = fence(worker, request)?;
     let client = worker.upstreams.get(&route.upstream, route.credential.as_deref())?;
+    worker.store.take_over(&route.repository, &route.origin).await?;
     reached(Step::Claimed);
     for _ in 0..ROUNDS {
         let misses = worker.store.misses(&request.id()).await?;
         hydrate(worker, &route, &client, request, &misses, progress).await?;
+        worker.store.delete_dead_letter(&DeadLetterId::of_job(&request.id())).await?;
         worker.store.forget_misses(&misses).await?;
         reached(Step::Forgotten);
         if worker.store.misses(&request.id()).await?.is_empty() {
@@ -71,6 +73,12 @@ async fn hydrate(
     reached(Step::Resolved);
     let selection = select(route, request, misses, standing.completion());
     let closure = walk(&manifests, root, &selection).await?;
+    if closure.is_bare() {
+        // Nobody has pulled a platform of it: a tag without an image behind it is not local.
+        tracing::info!(image.repository = %route.repository, image.reference = %request.reference,
+            "no platform of the index was asked for yet");
+        return Ok(());
+    }
     progress.closure(&closure).await;
     blobs.settle(closure.blobs.values().cloned()).await?;
     reached(Step::BlobsDurable);
@@ -109,8 +117,7 @@ fn select(
 ) -> Selection {
     let wanted = misses.iter().map(|miss| miss.wanted.clone());
     let former = former.map(|record| record.platforms.clone()).unwrap_or_default();
-    let more = request.platforms.iter().cloned().chain(former);
-    Selection::new(&route.rule.platforms, wanted, more)
+    Selection::new(&route.rule.platforms, wanted, request.platforms.clone(), former)
 }
 
 /// Makes the manifests visible, children before what names them.

@@ -3,29 +3,35 @@
 use hydrant_proto::{Descriptor, Digest, Platform};
 use hydrant_rules::Platforms;
 use hydrant_store::Wanted;
+use std::collections::BTreeSet;
 
 /// What is wanted of an index: the rule's policy, and whatever was asked for beyond it.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     all: bool,
-    platforms: Vec<Platform>,
+    /// By policy, or local already: taken where the index has them.
+    policy: Vec<Platform>,
+    /// Asked for by name: missed when the index has them not.
+    wishes: Vec<Platform>,
     children: Vec<Digest>,
 }
 
 impl Selection {
-    /// `more` are platforms of the job itself and those that are local already.
+    /// `wishes` are platforms of the job itself, `local` those that are there from before.
     pub fn new(
         policy: &Platforms,
         wanted: impl IntoIterator<Item = Wanted>,
-        more: impl IntoIterator<Item = Platform>,
+        wishes: impl IntoIterator<Item = Platform>,
+        local: impl IntoIterator<Item = Platform>,
     ) -> Self {
-        let (all, mut platforms) = match policy {
+        let (all, mut policy) = match policy {
             Platforms::All => (true, Vec::new()),
             Platforms::These(list) => (false, list.clone()),
             Platforms::Pulled => (false, Vec::new()),
         };
-        platforms.extend(more);
-        let mut selection = Self { all, platforms, children: Vec::new() };
+        policy.extend(local);
+        let wishes = wishes.into_iter().collect();
+        let mut selection = Self { all, policy, wishes, children: Vec::new() };
         for wanted in wanted {
             selection.want(wanted);
         }
@@ -36,7 +42,7 @@ impl Selection {
         match wanted {
             Wanted::Whole => {}
             Wanted::All => self.all = true,
-            Wanted::Platform(platform) => self.platforms.push(platform),
+            Wanted::Platform(platform) => self.wishes.push(platform),
             Wanted::Child(digest) => self.children.push(digest),
         }
     }
@@ -44,19 +50,24 @@ impl Selection {
     /// Whether this child of an index is taken. One without a platform may be an index itself, and
     /// is then taken for what it holds.
     pub fn takes(&self, child: &Descriptor) -> bool {
-        let by_platform = |platform: &Platform| self.platforms.iter().any(|p| p.accepts(platform));
+        let mut platforms = self.policy.iter().chain(&self.wishes);
         self.all
             || self.children.contains(&child.digest)
-            || child.platform.as_ref().is_some_and(by_platform)
+            || child.platform.as_ref().is_some_and(|has| platforms.any(|wish| wish.accepts(has)))
             || child.media_type.contains("index")
             || child.media_type.contains("manifest.list")
     }
 
-    /// The platforms asked for that none of `children` offers.
-    pub fn missing<'a>(&'a self, children: &'a [Descriptor]) -> impl Iterator<Item = &'a Platform> {
-        self.platforms.iter().filter(|wish| {
-            !children.iter().filter_map(|child| child.platform.as_ref()).any(|p| wish.accepts(p))
-        })
+    /// What was asked for and none of `children` offers: each wish by name, and the whole policy
+    /// when nothing of it is there.
+    pub fn missing(&self, children: &[Descriptor]) -> BTreeSet<&Platform> {
+        let offered = |wish: &&Platform| {
+            children.iter().filter_map(|child| child.platform.as_ref()).any(|has| wish.accepts(has))
+        };
+        let wishes = self.wishes.iter().filter(|wish| !offered(wish));
+        let nothing =
+            !self.all && self.wishes.is_empty() && !self.policy.iter().any(|p| offered(&p));
+        wishes.chain(self.policy.iter().filter(|_| nothing)).collect()
     }
 }
 
@@ -80,7 +91,7 @@ mod tests {
             child("attestation", None),
         ];
         let more = more.iter().map(|text| text.parse().unwrap());
-        let selection = Selection::new(&policy, wanted, more);
+        let selection = Selection::new(&policy, wanted, more, []);
         (0..3).filter(|&index| selection.takes(&children[index])).collect()
     }
 
@@ -101,12 +112,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_wish_no_child_meets_is_named() {
-        let policy = Platforms::These(vec!["linux/s390x".parse().unwrap()]);
-        let selection = Selection::new(&policy, [], []);
+    fn missing(policy: &[&str], wishes: &[&str]) -> Vec<String> {
+        let parsed = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let wishes: Vec<Platform> = parsed(wishes);
+        let selection = Selection::new(&Platforms::These(parsed(policy)), [], wishes, []);
         let children = [child("amd64", Some("linux/amd64"))];
-        let missing: Vec<_> = selection.missing(&children).map(ToString::to_string).collect();
-        assert_eq!(missing, ["linux/s390x"]);
+        selection.missing(&children).into_iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_wish_must_be_met_but_of_a_policy_any_part_will_do() {
+        assert_eq!(missing(&["linux/amd64", "linux/arm64"], &[]), [""; 0]);
+        assert_eq!(missing(&["linux/arm64", "linux/s390x"], &[]), ["linux/arm64", "linux/s390x"]);
+        assert_eq!(missing(&["linux/arm64"], &["linux/amd64"]), [""; 0]);
+        assert_eq!(missing(&[], &["linux/arm64", "linux/arm64"]), ["linux/arm64"]);
     }
 }

@@ -308,3 +308,55 @@ async fn a_schema_1_manifest_is_unsupported() {
     while lab.handle(&request).await != Verdict::Dead {}
     assert_eq!(lab.letter(&request).await.class, Some(FailureClass::Unsupported));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_which_nobody_pulled_a_platform_is_not_called_local() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&Image::multi_arch(1, &["linux/amd64"], &[1000]), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    assert_eq!(lab.worker.store.completion(&request.id()).await.unwrap(), None);
+    let name = "lab/app".parse().unwrap();
+    assert!(lab.worker.store.tag(&name, &"1".parse().unwrap()).await.unwrap().is_none());
+    lab.no_misses(&request).await;
+
+    let request = lab.missed("lab/app:1", Wanted::All).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    let completion = lab.worker.store.completion(&request.id()).await.unwrap().unwrap();
+    assert_eq!(lab.events(1).await, [(EventKind::ImageHydrated, completion.event.id)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_goes_when_its_job_succeeds() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let denied = lab.upstream.inject("*/blobs/*", Fault::status(403));
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Dead);
+    lab.letter(&request).await;
+    denied.remove();
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    let id = DeadLetterId::of_job(&request.id());
+    assert_eq!(lab.worker.store.dead_letter(&id).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_led_elsewhere_hides_what_it_brought_before() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    let name = request.repository.clone();
+    assert!(lab.worker.store.has_manifest(&name, &image(1).digest).await.unwrap());
+
+    lab.upstream.insert(&image(2), "other/app", "1");
+    lab.worker.feed.replace(table(&lab.upstream, "repository='other/*'\n"));
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    assert!(!lab.worker.store.has_manifest(&name, &image(1).digest).await.unwrap());
+    for blob in image(1).all_blobs() {
+        assert!(!lab.worker.store.has_link(&name, &blob.digest).await.unwrap());
+    }
+    assert_eq!(lab.tag().await.digest, image(2).digest);
+}
