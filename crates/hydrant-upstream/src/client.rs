@@ -82,6 +82,12 @@ impl Client {
         &self.exchange.breaker
     }
 
+    /// Makes the next call ask for this manifest again, though the upstream did not have it a
+    /// moment ago: for those who know better, such as a job asked for after a push.
+    pub async fn forget_unknown(&self, repository: &RepositoryName, reference: &Reference) {
+        self.unknown.invalidate(&(repository.clone(), reference.clone())).await;
+    }
+
     /// What a manifest is now, by a HEAD and nothing else: at most `budget` from the call to the
     /// answer, waits for a slot included. An upstream that does not answer in time counts as
     /// failed, so give it no less than it may reasonably take.
@@ -93,7 +99,7 @@ impl Client {
         budget: Duration,
     ) -> Result<Head, UpstreamError> {
         let named = (repository.clone(), reference.clone());
-        self.not_known_missing(&named).await?;
+        self.not_known_missing(&named, priority).await?;
         let mut ask = self.manifest_ask(&named, Method::HEAD, RequestKind::ManifestHead, priority);
         ask.budget = Some(budget);
         let reply = self.exchange.call(&ask).await;
@@ -109,7 +115,7 @@ impl Client {
         priority: Priority,
     ) -> Result<FetchedManifest, UpstreamError> {
         let named = (repository.clone(), reference.clone());
-        self.not_known_missing(&named).await?;
+        self.not_known_missing(&named, priority).await?;
         let fetch = self.fetch_manifest(&named, priority);
         let fetched = self.manifests.join(named.clone(), fetch).await;
         self.remember_missing(named, fetched).await.map_err(|failure| failure.error)
@@ -226,8 +232,17 @@ impl Client {
         read.map_err(|error| Failure { error, blame: Blame::Answered })
     }
 
-    async fn not_known_missing(&self, named: &Named) -> Result<(), UpstreamError> {
-        self.unknown.get(named).await.map_or(Ok(()), Err)
+    /// Spares the upstream the clients that ask again and again. Work in the background always
+    /// asks: it was ordered, maybe because the manifest is there by now.
+    async fn not_known_missing(
+        &self,
+        named: &Named,
+        priority: Priority,
+    ) -> Result<(), UpstreamError> {
+        match priority {
+            Priority::Interactive => self.unknown.get(named).await.map_or(Ok(()), Err),
+            Priority::Background => Ok(()),
+        }
     }
 
     async fn remember_missing<T>(
@@ -235,8 +250,12 @@ impl Client {
         named: Named,
         result: Result<T, Failure>,
     ) -> Result<T, Failure> {
-        if let Err(Failure { error: error @ UpstreamError::Unknown { .. }, .. }) = &result {
-            self.unknown.insert(named, error.clone()).await;
+        match &result {
+            Ok(_) => self.unknown.invalidate(&named).await,
+            Err(Failure { error: error @ UpstreamError::Unknown { .. }, .. }) => {
+                self.unknown.insert(named, error.clone()).await;
+            }
+            Err(_) => {}
         }
         result
     }

@@ -4,7 +4,10 @@ use crate::lab::{Lab, app, tag};
 use futures::future::join_all;
 use hydrant_proto::{Digest, FailureClass, MediaType, Reference};
 use hydrant_testkit::{Fault, ImageBuilder};
-use hydrant_upstream::{Priority::Interactive, UpstreamError};
+use hydrant_upstream::{
+    Priority::{Background, Interactive},
+    UpstreamError,
+};
 use std::time::Duration;
 
 const BUDGET: Duration = Duration::from_secs(2);
@@ -70,6 +73,28 @@ async fn what_is_unknown_is_not_asked_for_again_at_once() {
     }
     assert_eq!(lab.fake.gets("*/manifests/*"), 1);
     assert!(lab.client.manifest(&app(), &tag("1"), Interactive).await.is_ok());
+}
+
+#[tokio::test]
+async fn work_in_the_background_finds_what_was_pushed_a_moment_ago() {
+    let lab = Lab::start().await;
+    let (repository, new) = (app(), tag("new"));
+    assert!(lab.client.manifest(&repository, &new, Interactive).await.is_err());
+    lab.fake.insert(&lab.image, "lab/app", "new");
+    assert!(lab.client.manifest(&repository, &new, Interactive).await.is_err());
+    assert!(lab.client.head_manifest(&repository, &new, Background, BUDGET).await.is_ok());
+    // What the background found is no longer unknown to anybody.
+    assert!(lab.client.manifest(&repository, &new, Interactive).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_forgotten_to_be_unknown_is_asked_for_again() {
+    let lab = Lab::start().await;
+    let (repository, new) = (app(), tag("new"));
+    assert!(lab.client.manifest(&repository, &new, Interactive).await.is_err());
+    lab.fake.insert(&lab.image, "lab/app", "new");
+    lab.client.forget_unknown(&repository, &new).await;
+    assert!(lab.client.manifest(&repository, &new, Interactive).await.is_ok());
 }
 
 #[tokio::test]
