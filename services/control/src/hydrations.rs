@@ -15,7 +15,7 @@ use axum::{
 use hydrant_boot::ResourceFeed;
 use hydrant_bus::{Bus, BusError, Published};
 use hydrant_proto::{HydrationRequested, Image, JobId, JobPhase, JobState, Lane, Platform};
-use hydrant_rules::Table;
+use hydrant_rules::{Platforms, Table};
 use hydrant_store::{MissRecord, Store, Wanted};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -85,8 +85,9 @@ pub(crate) async fn request(
     body: Body,
 ) -> Result<Response, Failure> {
     let asked: Asked = body.json()?;
-    let job = job(&feed.current(), &asked)?;
-    for wanted in wanted(&asked.platforms) {
+    let table = feed.current();
+    let job = job(&table, &asked)?;
+    for wanted in wanted(&table, &job) {
         let missed_at = job.requested_at;
         store.record_miss(&MissRecord { request: job.clone(), wanted, missed_at }).await?;
     }
@@ -143,10 +144,14 @@ pub(crate) fn no_rule(image: &Image) -> Failure {
     }
 }
 
-fn wanted(platforms: &[Platform]) -> Vec<Wanted> {
-    match platforms {
-        [] => vec![Wanted::Whole],
-        platforms => platforms.iter().cloned().map(Wanted::Platform).collect(),
+/// What to hydrate of an index. A rule that hydrates the platforms that were pulled says nothing
+/// of an image that nobody pulled: whoever asks for it and names none wants all of them.
+fn wanted(table: &Table, job: &HydrationRequested) -> Vec<Wanted> {
+    let policy = table.rule(&job.rule).map(|rule| &rule.platforms);
+    match (&job.platforms[..], policy) {
+        ([], Some(Platforms::Pulled)) => vec![Wanted::All],
+        ([], _) => vec![Wanted::Whole],
+        (platforms, _) => platforms.iter().cloned().map(Wanted::Platform).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Parser;
 use hydrant_boot::{AdminToken, Context, Readiness, Role, Settings, bind};
 use hydrant_control::{Breakers, Config};
 use hydrant_proto::{Event, HydrationRequested, JobPhase, JobState, Lane};
-use hydrant_store::{DeadLetter, DeadLetterId, GivenUp};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Wanted};
 use hydrant_testkit::NatsServer;
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
@@ -318,6 +318,33 @@ async fn a_hydration_is_recorded_queued_and_followed() {
     ] {
         let (status, answer) = control.send(Method::POST, "/hydrations", body).await;
         assert_eq!((status, field(&answer)), (code, name), "{answer}");
+    }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn what_is_wanted_of_an_index_follows_the_request_then_the_rule() {
+    let control = Control::start().await.with_lab().await;
+    let fixed = json!({"downstream": "arm/*", "upstream": "lab", "platforms": ["linux/arm64"]});
+    assert_eq!(control.put("/rules/arm", fixed).await.0, StatusCode::CREATED);
+    let (amd, arm) = ("linux/amd64", "linux/arm64");
+    let platform = |text: &str| Wanted::Platform(text.parse().unwrap());
+    for (asked, expected) in [
+        (json!({"image": "lab/app:1"}), vec![Wanted::All]),
+        (json!({"image": "arm/app:1"}), vec![Wanted::Whole]),
+        (json!({"image": "lab/app:2", "platforms": [amd]}), vec![platform(amd)]),
+        (
+            json!({"image": "lab/app:3", "platforms": [amd, arm]}),
+            vec![platform(amd), platform(arm)],
+        ),
+    ] {
+        let (status, accepted) = control.send(Method::POST, "/hydrations", asked).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{accepted}");
+        let id = accepted["id"].as_str().unwrap().parse().unwrap();
+        let misses = control.context.store.misses(&id).await.unwrap();
+        let mut found: Vec<_> = misses.into_iter().map(|miss| miss.wanted).collect();
+        found.sort_by_key(|wanted| format!("{wanted:?}"));
+        assert_eq!(found, expected);
     }
     control.end().await;
 }
