@@ -2,7 +2,7 @@
 
 use hydrant_rules::{Resources, Table};
 use hydrant_testkit::binaries::workspace_root;
-use std::fs;
+use std::{fs, path::Path};
 
 #[test]
 fn the_public_registries_are_valid_resources_and_route() {
@@ -23,4 +23,13 @@ fn the_public_registries_are_valid_resources_and_route() {
         let (_, expected) = downstream.split_once('/').unwrap();
         assert_eq!(route.upstream_repository.as_str(), expected);
     }
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_valid() {
+    let readme = fs::read_to_string(workspace_root().join("README.md")).expect("a README");
+    let (_, rest) = readme.split_once("```toml\n").expect("a block of TOML");
+    let (text, _) = rest.split_once("```").expect("the end of the block");
+    let resources = Resources::from_toml(text, Path::new("/etc/hydrant")).expect("it parses");
+    Table::compile(resources).expect("it is valid");
 }
