@@ -55,7 +55,8 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    // Told to the layer as well: it writes the fields of spans, and would colour them.
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     match format {
         LogFormat::Text => {
             Box::new(layer.fmt_fields(DefaultFields::new()).event_format(Text::new()))
@@ -184,6 +185,13 @@ mod tests {
         assert!(lines[0].contains("inside") && lines[0].contains("size_bytes=7"), "{lines:?}");
         assert!(lines[0].ends_with(&format!(" trace_id={id}")), "{lines:?}");
         assert!(!lines[1].contains("trace_id"), "{lines:?}");
+    }
+
+    #[test]
+    fn text_lines_hold_no_escapes() {
+        let (lines, _) = logged(LogFormat::Text);
+        assert!(lines[0].contains("pull{upstream=\"lab\"}"), "{lines:?}");
+        assert!(!lines.concat().contains('\u{1b}'), "{lines:?}");
     }
 
     #[test]
