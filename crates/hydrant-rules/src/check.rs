@@ -3,11 +3,12 @@
 
 use crate::{
     duration::Span,
+    private::is_plainly_private,
     resources::{Kind, Name, Platforms, Resources, Rule, Secret, Upstream, Webhook},
 };
-use hydrant_proto::{EventKind, RepositoryName};
+use hydrant_proto::{EventKind, Platform, RepositoryName};
 use std::{collections::HashSet, fmt, path::Path, time::Duration};
-use url::{Host, Url};
+use url::Url;
 
 /// How much one document may hold.
 #[derive(Clone, Copy, Debug)]
@@ -233,13 +234,32 @@ impl Found {
             };
             self.wrong(format!("{at}.repository"), "does not fit downstream", remedy);
         }
-        if matches!(&rule.platforms, Platforms::These(list) if list.is_empty()) {
-            let remedy = "write \"pulled\", \"all\" or a list like [\"linux/amd64\"]";
-            self.wrong(format!("{at}.platforms"), "is an empty list", remedy);
+        if let Platforms::These(list) = &rule.platforms {
+            self.platforms(&format!("{at}.platforms"), list);
         }
         const YEAR: u64 = 366 * 24 * 60 * 60;
         self.span(&format!("{at}.fresh_for"), rule.fresh_for, 0, YEAR);
         self.span(&format!("{at}.stale_for"), rule.stale_for, 0, 10 * YEAR);
+    }
+
+    fn platforms(&mut self, field: &str, list: &[Platform]) {
+        if list.is_empty() {
+            let remedy = "write \"pulled\", \"all\" or a list like [\"linux/amd64\"]";
+            self.wrong(field, "is an empty list", remedy);
+        }
+        let mut seen = HashSet::new();
+        for platform in list {
+            let text = platform.to_string();
+            let lower = text.to_ascii_lowercase();
+            if text != lower {
+                // Indexes spell them as Go does, and are compared as they are.
+                let remedy = format!("write \"{lower}\"");
+                self.wrong(field, format!("\"{text}\" is not in lower case"), &remedy);
+            }
+            if !seen.insert(lower) {
+                self.wrong(field, format!("\"{text}\" is there twice"), "drop one of the two");
+            }
+        }
     }
 
     fn downstreams(&mut self, resources: &Resources) {
@@ -357,24 +377,6 @@ fn is_authority(text: &str) -> bool {
     })
 }
 
-/// Whether a written host is private on its face. What a name resolves to is checked at connect.
-fn is_plainly_private(host: &Host<&str>) -> bool {
-    let v4 = |ip: &std::net::Ipv4Addr| {
-        ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
-    };
-    match host {
-        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
-        Host::Ipv4(ip) => v4(ip),
-        Host::Ipv6(ip) => {
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-                || ip.to_ipv4_mapped().is_some_and(|ip| v4(&ip))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,6 +432,14 @@ mod tests {
             ("downstream = \"lab/*\"", "downstream = \"lab/x\"", "rule.lab.repository"),
             ("platforms = \"pulled\"", "platforms = []", "rule.lab.platforms"),
             ("platforms = \"pulled\"", "platforms = \"some\"", "platforms must be"),
+            ("\"pulled\"", "[\"Linux/amd64\"]", "write \"linux/amd64\""),
+            ("\"pulled\"", "[\"linux/ARM/V7\"]", "write \"linux/arm/v7\""),
+            ("\"pulled\"", "[\"linux/amd64\", \"linux/amd64\"]", "is there twice"),
+            ("http://127.0.0.1:5100", "http://127.0.0.1:5100/a/../b", "`..` in its path"),
+            ("http://127.0.0.1:5100", "http:///127.0.0.1", "names no host"),
+            ("http://127.0.0.1:5100", "http://127.0.0.1:0", "port 0"),
+            ("http://127.0.0.1:9000/hook", "http://127.0.0.1:9000/\\r\\nhook", "line end"),
+            ("http://127.0.0.1:5100\"\nallow_private = true", "https://100.64.0.1\"", "private"),
             ("\"hydration.*\"", "\"nothing.*\"", "webhook.ci.events"),
             ("repositories = [\"lab/*\"]", "repositories = [\"\"]", "webhook.ci.repositories"),
             ("env = \"HOOK_SECRET\"", "env = \"\"", "webhook.ci.secret"),

@@ -5,8 +5,10 @@
 mod check;
 mod duration;
 mod fingerprint;
+mod private;
 mod resources;
 mod table;
+mod written_url;
 
 pub use check::{LIMITS, Limits, Problem, Problems};
 pub use duration::Span;

@@ -1,6 +1,6 @@
 //! The resources as they are written, in TOML or over the API. Unknown keys are refused.
 
-use crate::duration::Span;
+use crate::{duration::Span, written_url};
 use hydrant_proto::Platform;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, str::FromStr};
@@ -123,6 +123,7 @@ impl fmt::Debug for Name {
 pub struct Upstream {
     pub name: Name,
     /// `https://host[:port][/prefix]`. Plain http only with `allow_private`.
+    #[serde(deserialize_with = "written_url::read")]
     pub endpoint: Url,
     /// Allows plain http, and loopback, private and link-local addresses, for this upstream.
     #[serde(default)]
@@ -290,6 +291,7 @@ pub enum Delivery {
 pub struct Webhook {
     pub name: Name,
     /// `https://…`. Plain http only with `allow_private`.
+    #[serde(deserialize_with = "written_url::read")]
     pub url: Url,
     #[serde(default)]
     pub allow_private: bool,
