@@ -52,7 +52,7 @@ impl Bus {
     pub async fn connect(config: BusConfig) -> Result<Self, BusError> {
         // One TLS provider per process; already there when `main` installed it.
         let _ = async_nats::rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let link = Link::new();
+        let link = Link::new(config.server_names()?);
         let observer = link.clone();
         let options = config.options().await?.event_callback(move |event| {
             let observer = observer.clone();

@@ -77,6 +77,13 @@ impl BusConfig {
         self.url.split(',').map(parse).collect()
     }
 
+    /// Host and port of each server, for people: a URL may hold a login.
+    pub(crate) fn server_names(&self) -> Result<String, BusError> {
+        let names = self.servers()?;
+        let names = names.iter().map(|server| format!("{}:{}", server.host(), server.port()));
+        Ok(names.collect::<Vec<_>>().join(", "))
+    }
+
     /// The user and password of the first server whose URL has them: the client sends one login to
     /// all servers, and does not read URLs for it.
     fn login_of_url(&self) -> Result<Option<(String, String)>, BusError> {
@@ -156,6 +163,12 @@ mod tests {
         assert_eq!(servers.len(), 2);
         assert!(servers[1].tls_required());
         assert!(BusConfig::new("nats://[", "test").servers().is_err());
+    }
+
+    #[test]
+    fn servers_are_named_without_their_login() {
+        let config = BusConfig::new("nats://u:hunter2@a:1,nats://t0ken@b", "test");
+        assert_eq!(config.server_names().unwrap(), "a:1, b:4222");
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod headers;
 mod held;
 mod kv;
 mod link;
+mod outage;
 mod publish;
 mod received;
 mod resources;

@@ -1,7 +1,11 @@
 //! The state of the connection: up or down, how often it came up, and why it is not usable.
 
+use crate::outage::Outage;
 use async_nats::{Event, ServerInfo};
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 use tokio::sync::watch;
 
 /// The oldest server whose streams keep what we ask of them (per-message TTL, 2.11).
@@ -27,16 +31,19 @@ pub(crate) struct LinkState {
 pub(crate) struct Link {
     state: Arc<watch::Sender<LinkState>>,
     connected: Arc<watch::Sender<bool>>,
+    outage: Arc<Mutex<Outage>>,
 }
 
 impl Link {
-    pub(crate) fn new() -> Self {
+    /// Of a connection to `servers`, as people may read them: no login.
+    pub(crate) fn new(servers: String) -> Self {
         let state =
             LinkState { problem: Some("not connected yet".to_owned()), ..Default::default() };
         hydrant_telemetry::metrics().bus.connected(false);
         Self {
             state: Arc::new(watch::Sender::new(state)),
             connected: Arc::new(watch::Sender::new(false)),
+            outage: Arc::new(Mutex::new(Outage::new(servers))),
         }
     }
 
@@ -55,24 +62,29 @@ impl Link {
     /// What the client tells about its connection.
     pub(crate) fn observe(&self, event: &Event) {
         match event {
-            Event::Connected => self.change(|link| {
-                link.up = true;
-                link.barred = false;
-                link.epoch += 1;
-                link.problem = Some("connected, checking the streams".to_owned());
-            }),
+            Event::Connected => {
+                self.outage().over(Instant::now());
+                self.change(|link| {
+                    link.up = true;
+                    link.barred = false;
+                    link.epoch += 1;
+                    link.problem = Some("connected, checking the streams".to_owned());
+                });
+            }
             Event::Disconnected | Event::Closed => self.change(|link| {
                 link.up = false;
                 link.ready = false;
                 link.problem = Some("the connection is down".to_owned());
             }),
-            Event::ClientError(error) => self.change(|link| {
-                if !link.up {
-                    link.problem = Some(error.to_string());
-                }
-            }),
+            Event::ClientError(error) if !self.now().up => {
+                self.outage().failed(Instant::now(), &error.to_string());
+                self.change(|link| link.problem = Some(error.to_string()));
+            }
             Event::ServerError(error) => tracing::warn!(%error, "nats reports an error"),
-            Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {}
+            Event::ClientError(_)
+            | Event::LameDuckMode
+            | Event::Draining
+            | Event::SlowConsumer(_) => {}
         }
     }
 
@@ -94,6 +106,10 @@ impl Link {
             link.barred = barred;
             link.problem = Some(reason.to_owned());
         });
+    }
+
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, apply: impl FnOnce(&mut LinkState)) {
@@ -143,7 +159,7 @@ mod tests {
 
     #[test]
     fn connected_means_the_streams_are_right() {
-        let link = Link::new();
+        let link = Link::new(String::new());
         let connected = link.connected();
         link.observe(&Event::Connected);
         assert!(!*connected.borrow());

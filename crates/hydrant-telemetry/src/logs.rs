@@ -6,6 +6,7 @@ use std::{fmt, str::FromStr};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer,
+    filter::LevelFilter,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{DefaultFields, Format, Full, JsonFields, Writer},
@@ -45,8 +46,16 @@ impl fmt::Display for LogFormat {
 }
 
 pub(crate) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(directives)
+    let quiet = if quietens_nats(directives) { ",async_nats=warn" } else { "" };
+    EnvFilter::try_new(format!("{directives}{quiet}"))
         .map_err(|source| TelemetryError::Filter { filter: directives.to_owned(), source })
+}
+
+/// Whether the NATS client is to be kept from telling of each attempt to reconnect, which the bus
+/// sums up: unless the filter speaks of the client, or asks for no more than warnings anyway.
+fn quietens_nats(directives: &str) -> bool {
+    let everything = directives.split(',').filter_map(|part| part.trim().parse().ok()).next_back();
+    !directives.contains("async_nats") && everything > Some(LevelFilter::WARN)
 }
 
 /// Writes lines in `format` to `writer`.
@@ -210,6 +219,25 @@ mod tests {
         let error = filter("hydrant=loud").unwrap_err();
         assert!(error.to_string().contains("hydrant=loud"), "{error}");
         assert!(filter("info,hydrant_bus=debug").is_ok());
+    }
+
+    #[test]
+    fn the_nats_client_is_quiet_unless_asked_for() {
+        for (directives, quiet) in [
+            ("info", true),
+            ("warn,debug", true),
+            ("hydrant_bus=trace, info", true),
+            ("info,async_nats=debug", false),
+            ("async_nats::connector=trace,info", false),
+            ("warn", false),
+            ("error,hydrant_bus=debug", false),
+            ("hydrant_bus=debug", false),
+            ("off", false),
+        ] {
+            let filter = filter(directives).unwrap().to_string();
+            let added = filter.contains("async_nats=warn");
+            assert_eq!(added, quiet, "{directives}: {filter}");
+        }
     }
 
     #[test]
