@@ -6,6 +6,7 @@ use crate::{
     error::StoreError,
     key,
     key::Key,
+    object::Stored,
 };
 use futures::{Stream, StreamExt};
 use hydrant_proto::{Digest, Event, JobId, MediaType, Platform, Reference, RepositoryName};
@@ -39,9 +40,11 @@ pub struct CompletionRecord {
 }
 
 impl Store {
-    /// The completion record of a job id, if it was ever completed.
+    /// The completion record of a job id, if it was ever completed. A damaged one counts as none,
+    /// so that the job completes again and replaces it.
     pub async fn completion(&self, job: &JobId) -> Result<Option<CompletionRecord>, StoreError> {
-        Ok(self.get_json(&self.at(Key::Completion(job))).await?.map(|(record, _)| record))
+        let stored = self.get_record(&self.at(Key::Completion(job))).await?;
+        Ok(stored.and_then(Stored::readable).map(|(record, _)| record))
     }
 
     /// Writes the record unless a newer one (greater `seq`) is there, and returns the record that
@@ -54,10 +57,11 @@ impl Store {
     ) -> Result<CompletionRecord, StoreError> {
         let path = self.at(Key::Completion(job));
         for _ in 0..MAX_ROUNDS {
-            let standing = self.get_json::<CompletionRecord>(&path).await?;
+            let standing = self.get_record::<CompletionRecord>(&path).await?;
             let (next, stamp) = match standing {
                 None => (record.clone(), Stamp::Absent),
-                Some((standing, stamp)) => match after(&standing, &record) {
+                Some(Stored::Unreadable(damaged)) => (record.clone(), self.stamp(&damaged)),
+                Some(Stored::Readable(standing, stamp)) => match after(&standing, &record) {
                     Some(next) => (next, stamp),
                     None => return Ok(standing),
                 },

@@ -1,6 +1,6 @@
 //! Dead letters: what was given up, and why, until somebody retries or drops it.
 
-use crate::{Store, error::StoreError, key, key::Key};
+use crate::{Store, error::StoreError, key, key::Key, object::Stored};
 use futures::TryStreamExt;
 use hydrant_proto::{Digest, Event, FailureClass, HydrationRequested, JobId, state::JobState};
 use jiff::Timestamp;
@@ -150,9 +150,10 @@ impl Store {
         self.put_json(&path, letter, PutMode::Overwrite).await
     }
 
-    /// One letter.
+    /// One letter; a damaged one counts as none.
     pub async fn dead_letter(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
-        Ok(self.get_json(&self.at(Key::DeadLetter(id))).await?.map(|(letter, _)| letter))
+        let stored = self.get_record(&self.at(Key::DeadLetter(id))).await?;
+        Ok(stored.and_then(Stored::readable).map(|(letter, _)| letter))
     }
 
     /// All letters, newest first.

@@ -1,10 +1,10 @@
 //! The miss log: who missed what, kept until it is hydrated, so that a lost bus loses no miss.
 
-use crate::{Store, error::StoreError, key, key::Key};
+use crate::{Store, error::StoreError, key, key::Key, object::Stored};
 use futures::{Stream, StreamExt, TryStreamExt};
 use hydrant_proto::{Digest, HydrationRequested, JobId, Platform};
 use jiff::Timestamp;
-use object_store::PutMode;
+use object_store::{PutMode, path::Path};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -48,11 +48,22 @@ pub struct MissRecord {
 }
 
 impl Store {
-    /// Keeps a miss. Telling the same miss again changes nothing, so its age is that of the first.
+    /// Keeps a miss. Telling the same miss again changes nothing, so its age is that of the first;
+    /// only a damaged record is replaced.
     pub async fn record_miss(&self, miss: &MissRecord) -> Result<(), StoreError> {
         let path = self.at(Key::Miss(&miss.request.id(), &miss.wanted));
         match self.put_json(&path, miss, PutMode::Create).await {
-            Ok(()) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(StoreError::Conflict { .. }) => self.replace_damaged_miss(&path, miss).await,
+            done => done,
+        }
+    }
+
+    async fn replace_damaged_miss(&self, path: &Path, miss: &MissRecord) -> Result<(), StoreError> {
+        let Some(Stored::Unreadable(damaged)) = self.get_record::<MissRecord>(path).await? else {
+            return Ok(());
+        };
+        match self.compare_and_set_json(path, miss, &self.stamp(&damaged)).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }

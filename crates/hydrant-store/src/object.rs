@@ -35,6 +35,22 @@ pub(crate) struct Object {
     pub meta: ObjectMeta,
 }
 
+/// A record as it lies in storage.
+pub(crate) enum Stored<T> {
+    Readable(T, Stamp),
+    /// Something lies there that is no such record: damaged, or of another version.
+    Unreadable(Object),
+}
+
+impl<T> Stored<T> {
+    pub(crate) fn readable(self) -> Option<(T, Stamp)> {
+        match self {
+            Self::Readable(record, stamp) => Some((record, stamp)),
+            Self::Unreadable(_) => None,
+        }
+    }
+}
+
 impl Store {
     /// The full key, prefix included.
     pub(crate) fn at(&self, key: Key<'_>) -> Path {
@@ -131,6 +147,24 @@ impl Store {
         mode: PutMode,
     ) -> Result<(), StoreError> {
         self.put(path, to_json(record), mode).await
+    }
+
+    /// A record for a caller who can do without it when it is damaged, and then replaces it; the
+    /// damage is logged here.
+    pub(crate) async fn get_record<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+    ) -> Result<Option<Stored<T>>, StoreError> {
+        let Some(object) = self.get_whole(path, MAX_RECORD_BYTES).await? else {
+            return Ok(None);
+        };
+        Ok(Some(match serde_json::from_slice(&object.bytes) {
+            Ok(record) => Stored::Readable(record, self.stamp(&object)),
+            Err(error) => {
+                tracing::error!(key = %path, %error, "record is not readable, doing without it");
+                Stored::Unreadable(object)
+            }
+        }))
     }
 
     pub(crate) async fn get_json<T: DeserializeOwned>(

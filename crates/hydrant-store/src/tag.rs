@@ -5,12 +5,13 @@ use crate::{
     cas::{MAX_ROUNDS, Stamp, Version},
     error::StoreError,
     key::Key,
-    object::Object,
+    object::{Object, Stored},
 };
 use hydrant_proto::{
     Digest, Manifest, MediaType, RepositoryName, Tag, manifest::MAX_MANIFEST_BYTES,
 };
 use jiff::Timestamp;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -70,17 +71,19 @@ impl TagRecord {
 
 impl Store {
     /// The record of a tag, tombstones included, and the version to write against. A tag that a
-    /// stock registry wrote is adopted: it counts as pushed.
+    /// stock registry wrote is adopted: it counts as pushed. A damaged record gives way to what
+    /// the links of a stock registry say; the next [`Store::put_tag`] replaces it.
     pub async fn tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<Option<(TagRecord, Version)>, StoreError> {
-        match self.get_json::<TagRecord>(&self.at(Key::TagRecord(repository, tag))).await? {
-            Some((record, stamp)) => {
+        match self.get_record::<TagRecord>(&self.at(Key::TagRecord(repository, tag))).await? {
+            Some(Stored::Readable(record, stamp)) => {
                 let version = record.version(stamp);
                 Ok(Some((record, version)))
             }
+            Some(Stored::Unreadable(damaged)) => self.salvage(repository, tag, &damaged).await,
             None => self.adopt(repository, tag).await,
         }
     }
@@ -98,17 +101,37 @@ impl Store {
         expected: Option<Version>,
     ) -> Result<Version, StoreError> {
         let path = self.at(Key::TagRecord(repository, tag));
-        if expected.is_none() && self.current_link(repository, tag).await?.is_some() {
-            // Adopted while the caller believed that there was nothing.
-            return Err(StoreError::Conflict { key: path.to_string() });
-        }
-        let absent = Version { stamp: Stamp::Absent, seq: 0, names: None };
-        let expected = expected.unwrap_or(absent);
+        let expected = match expected {
+            Some(expected) => expected,
+            None => self.vacant(repository, tag, &path).await?,
+        };
         record.seq = expected.seq + u64::from(expected.names != record.names());
         record.nonce = Ulid::new().to_string();
         let stamp = self.compare_and_set_json(&path, &record, &expected.stamp).await?;
         self.mend_tag_links(repository, tag).await?;
         Ok(record.version(stamp))
+    }
+
+    /// The version of a tag that its caller found not to be there; a conflict when it is.
+    async fn vacant(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        path: &Path,
+    ) -> Result<Version, StoreError> {
+        let (is_taken, stamp, seq) = match self.get_record::<TagRecord>(path).await? {
+            Some(Stored::Readable(..)) => (true, Stamp::Absent, 0),
+            Some(Stored::Unreadable(damaged)) => {
+                let adopted = self.adopt(repository, tag).await?;
+                (adopted.is_some(), self.stamp(&damaged), seq_above(&damaged))
+            }
+            // Adopted while the caller believed that there was nothing.
+            None => (self.current_link(repository, tag).await?.is_some(), Stamp::Absent, 0),
+        };
+        match is_taken {
+            true => Err(StoreError::Conflict { key: path.to_string() }),
+            false => Ok(Version { stamp, seq, names: None }),
+        }
     }
 
     /// Makes the links of a stock registry say what the record says. [`Store::put_tag`] does it;
@@ -125,7 +148,8 @@ impl Store {
         let path = self.at(Key::TagRecord(repository, tag));
         for _ in 0..MAX_ROUNDS {
             let link = self.current_link(repository, tag).await?;
-            let Some((record, _)) = self.get_json::<TagRecord>(&path).await? else {
+            let Some(Stored::Readable(record, _)) = self.get_record::<TagRecord>(&path).await?
+            else {
                 return Ok(());
             };
             match self.follow(repository, tag, &record, link).await {
@@ -173,6 +197,25 @@ impl Store {
         tag: &Tag,
     ) -> Result<Option<(String, Stamp)>, StoreError> {
         self.get_text(&self.at(Key::TagLink(repository, tag))).await
+    }
+
+    /// What a damaged record stood for, as far as the link of a stock registry tells. A record is
+    /// written for what was hydrated, unless its bytes still say otherwise; nothing is known of
+    /// when the upstream confirmed it, so it is to be asked at once.
+    async fn salvage(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        damaged: &Object,
+    ) -> Result<Option<(TagRecord, Version)>, StoreError> {
+        let owner = if says_push(&damaged.bytes) { Owner::Push } else { Owner::Cache };
+        let adopted = self.adopt(repository, tag).await?;
+        Ok(adopted.map(|(adopted, _)| {
+            let (seq, confirmed_at) = (seq_above(damaged), Timestamp::UNIX_EPOCH);
+            let record = TagRecord { owner, seq, confirmed_at, ..adopted };
+            let version = record.version(self.stamp(damaged));
+            (record, version)
+        }))
     }
 
     /// A record for a tag that only a stock registry knows. Nothing is written: the first
@@ -226,4 +269,16 @@ impl Store {
             deleted: false,
         }))
     }
+}
+
+/// Whether the bytes of a damaged record still say that a customer pushed the tag.
+fn says_push(bytes: &[u8]) -> bool {
+    let says = br#""owner":"push""#;
+    bytes.windows(says.len()).any(|window| window == says)
+}
+
+/// A `seq` that the record did not reach before it was damaged: the second of its last write. Tags
+/// move less often than once a second.
+fn seq_above(damaged: &Object) -> u64 {
+    u64::try_from(damaged.meta.last_modified.timestamp()).unwrap_or_default()
 }

@@ -1,13 +1,21 @@
 //! Damaged content is never served.
 
 use crate::{
-    bench::{Bench, LIMIT, bytes_of, content_key, drain, put, repository},
+    bench::{Bench, LIMIT, bytes_of, content_key, drain, put, repository, tag},
     manifests::manifest,
+    races::record,
+    records::{completion, miss, request},
 };
 use bytes::Bytes;
 use hydrant_proto::Digest;
-use hydrant_store::{Scrubbed, StoreError};
+use hydrant_store::{
+    DeadLetter, DeadLetterId, GivenUp, Owner, Scrubbed, StoreError, TagRecord, Wanted,
+};
 use hydrant_testkit::until;
+use jiff::Timestamp;
+
+const TAG_RECORD: &str = "hydrant/v1/repositories/lab/app/_tags/v1.json";
+const TAG_LINK: &str = "docker/registry/v2/repositories/lab/app/_manifests/tags/v1/current/link";
 
 fn flipped(bytes: &Bytes) -> Bytes {
     let mut bytes = bytes.to_vec();
@@ -71,4 +79,86 @@ pub async fn a_short_or_empty_object_counts_as_absent(bench: &Bench) {
     assert!(bench.store.read_blob(&digest, Some(0..5)).await.unwrap().is_none());
     put(&bench.store, &bytes).await;
     assert!(bench.store.has_blob(&digest, 500_000).await.unwrap());
+}
+
+/// A record of `lab/app:v1` that names a manifest in storage.
+async fn record_of_a_manifest(bench: &Bench) -> TagRecord {
+    let bytes = manifest(&[], None);
+    let digest = Digest::of(&bytes);
+    bench.store.stage_manifest(&digest, bytes).await.unwrap();
+    TagRecord { digest, confirmed_at: Timestamp::MAX, ..record("") }
+}
+
+pub async fn a_damaged_tag_record_gives_way_to_the_link_and_is_replaced(bench: &Bench) {
+    let (name, tag) = (repository("lab/app"), tag("v1"));
+    let written = record_of_a_manifest(bench).await;
+    let before = bench.store.put_tag(&name, &tag, written.clone(), None).await.unwrap();
+    bench.overwrite(TAG_RECORD, "{garbage").await;
+    let (found, version) = bench.store.tag(&name, &tag).await.unwrap().unwrap();
+    assert_eq!((found.owner, &found.digest), (Owner::Cache, &written.digest));
+    assert_eq!(found.confirmed_at, Timestamp::UNIX_EPOCH);
+    bench.store.mend_tag_links(&name, &tag).await.unwrap();
+    for expected in [None, Some(before.clone())] {
+        let blind = bench.store.put_tag(&name, &tag, record("blind"), expected).await;
+        assert!(matches!(blind, Err(StoreError::Conflict { .. })), "{blind:?}");
+    }
+    let after = bench.store.put_tag(&name, &tag, record("next"), Some(version)).await.unwrap();
+    assert!(after.seq() > before.seq() + 1, "a seq must not come twice: {}", after.seq());
+    let (standing, version) = bench.store.tag(&name, &tag).await.unwrap().unwrap();
+    assert_eq!((standing.digest, version), (Digest::of(b"next"), after));
+    let link = bench.read(TAG_LINK).await.unwrap();
+    assert_eq!(link, Digest::of(b"next").to_string());
+}
+
+pub async fn a_damaged_tag_record_without_a_link_is_replaced(bench: &Bench) {
+    let (name, tag) = (repository("lab/app"), tag("v1"));
+    for link in [None, Some("garbage".to_owned()), Some(Digest::of(b"gone").to_string())] {
+        bench.overwrite(TAG_RECORD, "").await;
+        if let Some(link) = link {
+            bench.overwrite(TAG_LINK, link).await;
+        }
+        assert_eq!(bench.store.tag(&name, &tag).await.unwrap(), None);
+        bench.store.put_tag(&name, &tag, record("next"), None).await.unwrap();
+        let (standing, _) = bench.store.tag(&name, &tag).await.unwrap().unwrap();
+        assert_eq!(standing.digest, Digest::of(b"next"));
+    }
+}
+
+pub async fn a_damaged_record_of_a_push_stays_a_push(bench: &Bench) {
+    let (name, tag) = (repository("lab/app"), tag("v1"));
+    let pushed = TagRecord { owner: Owner::Push, ..record_of_a_manifest(bench).await };
+    bench.store.put_tag(&name, &tag, pushed, None).await.unwrap();
+    let whole = bench.read(TAG_RECORD).await.unwrap();
+    bench.overwrite(TAG_RECORD, whole.slice(..whole.len() / 2)).await;
+    let (found, _) = bench.store.tag(&name, &tag).await.unwrap().unwrap();
+    assert_eq!(found.owner, Owner::Push);
+}
+
+pub async fn a_damaged_record_of_a_job_does_not_block_it(bench: &Bench) {
+    let (store, job) = (&bench.store, request("v1").id());
+    let letter = DeadLetter {
+        id: DeadLetterId::of_job(&job),
+        given_up: GivenUp::Job { request: request("v1") },
+        class: None,
+        reason: "gone".to_owned(),
+        attempts: 1,
+        at: Timestamp::UNIX_EPOCH,
+    };
+    for record in [
+        format!("completions/{job}.json"),
+        format!("misses/{job}/whole.json"),
+        format!("dead-letters/{}.json", letter.id),
+    ] {
+        bench.overwrite(&format!("hydrant/v1/{record}"), "{garbage").await;
+    }
+    assert_eq!(store.completion(&job).await.unwrap(), None);
+    assert_eq!(store.misses(&job).await.unwrap(), []);
+    assert_eq!(store.dead_letter(&letter.id).await.unwrap(), None);
+    let (completion, miss) = (completion(1, 10), miss("v1", Wanted::Whole, 1));
+    store.put_completion(&job, completion.clone()).await.unwrap();
+    store.record_miss(&miss).await.unwrap();
+    store.put_dead_letter(&letter).await.unwrap();
+    assert_eq!(store.completion(&job).await.unwrap(), Some(completion));
+    assert_eq!(store.misses(&job).await.unwrap(), [miss]);
+    assert_eq!(store.dead_letter(&letter.id).await.unwrap(), Some(letter));
 }

@@ -10,7 +10,7 @@ use hydrant_store::{CompletionRecord, DeadLetter, DeadLetterId, GivenUp, MissRec
 use jiff::Timestamp;
 use std::time::Duration;
 
-fn request(tag: &str) -> HydrationRequested {
+pub fn request(tag: &str) -> HydrationRequested {
     HydrationRequested {
         rule: "lab".to_owned(),
         generation: "g1".to_owned(),
@@ -23,7 +23,7 @@ fn request(tag: &str) -> HydrationRequested {
     }
 }
 
-fn miss(tag: &str, wanted: Wanted, second: i64) -> MissRecord {
+pub fn miss(tag: &str, wanted: Wanted, second: i64) -> MissRecord {
     let missed_at = Timestamp::from_second(second).unwrap();
     MissRecord { request: request(tag), wanted, missed_at }
 }
@@ -68,7 +68,7 @@ pub async fn recording_and_forgetting_at_once_loses_nothing(bench: &Bench) {
     forgetting.await.unwrap();
 }
 
-fn completion(seq: u64, at: i64) -> CompletionRecord {
+pub fn completion(seq: u64, at: i64) -> CompletionRecord {
     let completed_at = Timestamp::from_second(at).unwrap();
     let digest = Digest::of(seq.to_string().as_bytes());
     let data = EventData { seq, digest: Some(digest.clone()), ..EventData::default() };
