@@ -178,13 +178,15 @@ pub enum Action {
     },
     /// Make one, or change fields of it
     #[command(after_help = "\
-Values are TOML, or plain text where that is no TOML. Fields that are not named stay as they are.
+Values are TOML, or plain text where that is no TOML. Fields that are not named stay as they are; an
+empty value takes a field away, so that its default holds.
 
 Examples:
   hydrant upstream set lab endpoint=http://127.0.0.1:5100 allow_private=true
   hydrant credential set lab-user username.env=LAB_USER password.file=/run/secrets/lab
   hydrant rule set lab downstream='lab/*' upstream=lab 'platforms=[\"linux/amd64\"]'
   hydrant rule set lab fresh_for=10m
+  hydrant webhook set ci disabled=
   hydrant webhook set -f webhook.toml")]
     Set {
         /// Name; may be left out with -f

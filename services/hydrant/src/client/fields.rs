@@ -9,12 +9,16 @@ use std::path::Path;
 const SECRETS: [&str; 3] = ["username", "password", "secret"];
 
 /// Lays `key=value` fields over `object`. A dotted key reaches inside: `username.env=LAB_USER`.
+/// Nothing behind the `=` takes the field away, so that its default holds.
 pub fn lay(object: &mut Map<String, Value>, fields: &[String]) -> Result<(), Failure> {
     for field in fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(Failure::Usage(format!("`{field}` is not key=value")));
         };
-        set(object, key, parse(value));
+        match value.trim() {
+            "" => unset(object, key),
+            value => set(object, key, parse(value)),
+        }
     }
     Ok(())
 }
@@ -28,6 +32,11 @@ fn set(object: &mut Map<String, Value>, key: &str, value: Value) {
     let mut below = Map::new();
     set(&mut below, inner, value);
     object.insert(outer.to_owned(), Value::Object(below));
+}
+
+fn unset(object: &mut Map<String, Value>, key: &str) {
+    // Half a secret is none: `password.env=` takes `password` away.
+    object.remove(key.split_once('.').map_or(key, |(outer, _)| outer));
 }
 
 /// A TOML value, or the text itself where it is none: `lab/*` needs no quotes.
@@ -109,6 +118,15 @@ mod tests {
                 "endpoint": "http://127.0.0.1:5100", "fresh_for": "5m", "reason": "a=b"})
         );
         assert!(matches!(lay(&mut Map::new(), &["x".into()]), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn nothing_behind_the_sign_takes_the_field_away() {
+        let held = json!({"disabled": "410", "secret": {"env": "S"}, "url": "https://x", "n": 1});
+        let mut object = held.as_object().unwrap().clone();
+        let fields = ["disabled=", "secret.env=", "url= ", "absent="];
+        lay(&mut object, &fields.map(str::to_owned)).unwrap();
+        assert_eq!(Value::Object(object), json!({"n": 1}));
     }
 
     #[test]
