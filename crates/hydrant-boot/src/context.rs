@@ -12,7 +12,7 @@ use crate::{
 };
 use hydrant_bus::Bus;
 use hydrant_rules::{Resources, Table};
-use hydrant_store::{InvalidStoreUrl, Retry, Store, StoreConfig, StoreError};
+use hydrant_store::{InvalidStoreUrl, Retry, Store, StoreConfig, StoreError, StoreUrl};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -58,6 +58,13 @@ impl Needs {
 }
 
 impl Context {
+    /// Finds what is wrong with the configuration file and the store's address, before anything
+    /// is started.
+    pub fn check(settings: &Settings) -> Result<(), BootError> {
+        settings.config.as_deref().map(read_resources).transpose()?;
+        store_url(&settings.store_url()).map(drop)
+    }
+
     /// Builds the parts in order and starts what keeps them: the feed, the checks. Fails for what
     /// no waiting can mend: an invalid file, a store that refuses, settings that mean nothing.
     /// NATS and an S3 store may be away; they are looked for in the background.
@@ -155,14 +162,19 @@ fn read_resources(file: &Path) -> Result<Resources, BootError> {
     Ok(table.resources().clone())
 }
 
+fn store_url(url: &str) -> Result<StoreUrl, BootError> {
+    url.parse().map_err(|why: InvalidStoreUrl| {
+        let cause = Box::new(StoreError::Refused { reason: why.to_string() });
+        BootError::Store { url: url.to_owned(), cause }
+    })
+}
+
 /// The store, and whether it has proved that it can compare and set.
 async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
     let url = settings.store_url();
     let failed = |cause| BootError::Store { url: url.clone(), cause: Box::new(cause) };
-    let refused = |why: InvalidStoreUrl| failed(StoreError::Refused { reason: why.to_string() });
-    let parsed = url.parse().map_err(refused)?;
     let public_endpoint = settings.s3_public_endpoint.clone();
-    let config = StoreConfig { public_endpoint, ..StoreConfig::from_env(parsed) };
+    let config = StoreConfig { public_endpoint, ..StoreConfig::from_env(store_url(&url)?) };
     let store = Store::open(&config).map_err(failed)?;
     match timeout(PROBE_LIMIT, store.probe()).await {
         Ok(Ok(())) => Ok((store, true)),

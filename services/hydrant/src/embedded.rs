@@ -19,7 +19,7 @@ use std::{
     thread,
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Builder, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for a start: JetStream reads its data first.
@@ -49,7 +49,10 @@ impl NatsServer {
         let (ended, stopped) = oneshot::channel();
         let version = program.version.clone();
         let supervisor = Supervisor { program, place: place.clone(), stop: stop.clone() };
-        let runtime = Handle::current();
+        // A runtime of its own, which no end of the process's runtime takes away in the middle of
+        // a stop. It runs on the thread that waits for it alone.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("start a runtime for nats-server")?;
         // The kernel ends the child with the thread that started it, so that thread is one that
         // lives as long as the server should.
         thread::Builder::new()

@@ -21,7 +21,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// `hydrant up`: all four roles, against a nats-server of its own unless another is named.
 pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
-    flags.settings.check(Role::Up)?;
+    check(Role::Up, &flags.settings)?;
     if flags.settings.bus.nats_url.is_some() {
         return Box::pin(run(Role::Up, flags.settings, None)).await;
     }
@@ -31,8 +31,14 @@ pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
 
 /// One of the four roles.
 pub async fn role(role: Role, flags: RoleFlags) -> anyhow::Result<()> {
-    flags.settings.check(role)?;
+    check(role, &flags.settings)?;
     Box::pin(run(role, flags.settings, None)).await
+}
+
+/// All that can be known to be wrong before anything is started.
+fn check(role: Role, settings: &Settings) -> anyhow::Result<()> {
+    settings.check(role)?;
+    Ok(Context::check(settings)?)
 }
 
 async fn run(
@@ -56,9 +62,19 @@ async fn run(
         None => settings.bus.nats_url.clone().unwrap_or_default(),
     };
     let deadline = settings.drain_deadline.0;
-    let context = Context::start(settings, role, &nats_url, readiness, &stop).await?;
+    let parts = async {
+        let context = Context::start(settings, role, &nats_url, readiness, &stop).await?;
+        let fetching = Fetching::new(role, &context)?;
+        anyhow::Ok((context, fetching))
+    };
+    let (context, fetching) = match parts.await {
+        Ok(parts) => parts,
+        Err(error) => {
+            stop_server(nats).await;
+            return Err(error);
+        }
+    };
     let facts = banner::Facts::gather(role, &context, &listeners, nats.as_ref());
-    let fetching = Fetching::new(role, &context)?;
     let roles = start(role, &context, fetching.as_ref(), token, listeners, &stop);
     facts.tell(&context);
 
@@ -226,6 +242,11 @@ async fn close(context: Context, fetching: Option<Fetching>, nats: Option<NatsSe
         fetching.flights.stop().await;
     }
     context.close().await;
+    stop_server(nats).await;
+}
+
+/// Ends the server in order, so that its data directory is free for the next start.
+async fn stop_server(nats: Option<NatsServer>) {
     if let Some(server) = nats {
         server.stop().await;
     }

@@ -117,6 +117,24 @@ fn a_wrong_file_is_told_with_key_and_line() {
 }
 
 #[test]
+fn a_wrong_file_is_told_before_anything_is_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (dir.path().join("hydrant.toml"), dir.path().join("data"));
+    fs::write(&file, "[[rule]]\nname = 'lab'\n").unwrap();
+    let (code, text) = run(&mut hydrant(&[
+        "up",
+        &format!("--data={}", data.display()),
+        &format!("--config={}", file.display()),
+        "--listen=127.0.0.1:0",
+        "--admin=127.0.0.1:0",
+        &format!("--nats-server={}", fake_nats(dir.path(), "2.15.1")),
+    ]));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("nothing was started") && !text.contains("panicked"), "{text}");
+    assert!(!data.exists(), "a nats-server was set up");
+}
+
+#[test]
 fn an_old_or_missing_nats_server_is_told_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let data = format!("--data={}", dir.path().display());

@@ -106,6 +106,24 @@ async fn a_killed_hydrant_leaves_no_nats_behind_and_starts_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_after_nats_ends_it_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    // The spool cannot be a directory.
+    fs::create_dir(dir.path().join("data")).unwrap();
+    fs::write(dir.path().join("data/spool"), "").unwrap();
+    let nats = binaries::find("nats-server");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+    command.args(["up", "--data=data", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"]);
+    let output = command.arg("--nats-server").arg(nats).current_dir(dir.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("spool") && !text.contains("panicked"), "{text}");
+    let log = fs::read_to_string(dir.path().join("data/nats/nats-server.log")).unwrap();
+    assert!(log.contains("Server Exiting"), "{log}");
+    assert_eq!(nats_of(&dir.path().join("data")), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_nats_is_started_again() {
     let mut up = Up::start().await;
     let first = up.nats_pid().await;
