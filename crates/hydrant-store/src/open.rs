@@ -16,7 +16,10 @@ pub enum StoreUrl {
 
 /// The text names no place that objects can be kept in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("store {0:?} must be `s3://bucket[/prefix]`, `file:///directory` or a path")]
+#[error(
+    "store {0:?} must be `s3://bucket[/prefix]`, `file:///directory` or a path; a relative path \
+     whose first name has a colon begins with `./`"
+)]
 pub struct InvalidStoreUrl(String);
 
 impl FromStr for StoreUrl {
@@ -25,7 +28,8 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         let invalid = || InvalidStoreUrl(text.chars().take(200).collect());
         let Some((scheme, rest)) = text.split_once("://") else {
-            return if text.is_empty() { Err(invalid()) } else { Ok(Self::Directory(text.into())) };
+            let is_path = !text.is_empty() && !begins_like_a_url(text);
+            return if is_path { Ok(Self::Directory(text.into())) } else { Err(invalid()) };
         };
         match scheme {
             "s3" => bucket(rest).ok_or_else(invalid),
@@ -36,6 +40,16 @@ impl FromStr for StoreUrl {
             _ => Err(invalid()),
         }
     }
+}
+
+/// Whether a text without `://` begins with a scheme (RFC 3986, section 3.1) all the same: a slip
+/// such as `s3:/cache`, which must not become a local directory named `s3:`.
+fn begins_like_a_url(text: &str) -> bool {
+    let scheme = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphabetic())
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    };
+    text.split_once(':').is_some_and(|(before, _)| scheme(before))
 }
 
 /// Bucket names by the rules of S3; `@`, `:` and `?` are refused with everything else, so that no
@@ -158,6 +172,8 @@ mod tests {
             ("file:///var/lib/hydrant", StoreUrl::Directory("/var/lib/hydrant".into())),
             ("/data", StoreUrl::Directory("/data".into())),
             ("data/store", StoreUrl::Directory("data/store".into())),
+            ("./s3:/x", StoreUrl::Directory("./s3:/x".into())),
+            ("data/a:b", StoreUrl::Directory("data/a:b".into())),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
@@ -169,9 +185,15 @@ mod tests {
             "s3://cache/../x",
             "s3://cache?x=1",
             "gs://cache",
+            "s3:/x",
+            "s3:x",
+            "S3:",
+            "http:/host/x",
+            "file:/data",
             "file://host/dir",
         ] {
-            assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");
+            let refused = bad.parse::<StoreUrl>().expect_err(bad).to_string();
+            assert!(refused.contains("s3://bucket") && refused.contains("`./`"), "{refused}");
         }
     }
 
