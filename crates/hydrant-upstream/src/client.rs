@@ -121,7 +121,8 @@ impl Client {
         self.remember_missing(named, fetched).await.map_err(|failure| failure.error)
     }
 
-    /// The size of a blob in bytes by a HEAD, or `None` if the upstream does not have it.
+    /// The size of a blob in bytes by a HEAD, or `None` if the upstream does not have it. Where the
+    /// HEAD tells no size, a GET of the first byte does.
     pub async fn head_blob(
         &self,
         repository: &RepositoryName,
@@ -135,11 +136,31 @@ impl Client {
             Err(Failure { error: UpstreamError::Unknown { .. }, .. }) => return Ok(None),
             Err(failure) => return Err(failure.error),
         };
-        let size = blob::length(reply.response.headers()).ok_or_else(|| {
-            let detail = "its HEAD tells no size".to_owned();
-            self.exchange.wire.down(&ask.what, detail, Blame::Answered).error
-        })?;
-        Ok(Some(size))
+        let size = blob::length(reply.response.headers());
+        drop(reply); // The next request needs the slot.
+        match size {
+            Some(size) => Ok(Some(size)),
+            None => self.size_by_first_byte(repository, digest, priority).await.map(Some),
+        }
+    }
+
+    async fn size_by_first_byte(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        priority: Priority,
+    ) -> Result<u64, UpstreamError> {
+        let first = Part { from: 0, until: Some(1), of: None };
+        let size = match self.blob(repository, digest, first, priority).await {
+            Ok(body) => body.size,
+            Err(UpstreamError::RangeNotHonoured { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        size.ok_or_else(|| {
+            let what = format!("blob {digest} of {repository}");
+            let detail = "neither its HEAD nor its first byte tells the size".to_owned();
+            self.exchange.wire.down(&what, detail, Blame::Answered).error
+        })
     }
 
     /// A blob from some byte on, unverified: `blob(repository, digest, 0, priority)` for all of it.

@@ -41,6 +41,21 @@ async fn a_blob_comes_whole_or_from_an_offset() {
 }
 
 #[tokio::test]
+async fn a_size_the_head_does_not_tell_comes_with_the_first_byte() {
+    let one_at_a_time = Setup { extra: json!({"concurrency": 1}), ..Setup::default() };
+    let lab = Lab::with(one_at_a_time).await;
+    let silent = Fault::none().header("transfer-encoding", "chunked").method("HEAD");
+    let silent = lab.fake.inject("*/blobs/*", silent);
+    let size = lab.client.head_blob(&app(), lab.layer(), Interactive).await.unwrap();
+    assert_eq!((size, silent.fired()), (Some(300_000), 1));
+    let first = &lab.fake.requests_of("GET", "*/blobs/*")[0];
+    assert_eq!(first.header("range"), Some("bytes=0-0"));
+    lab.fake.inject("*/blobs/*", Fault::no_range());
+    let error = lab.client.head_blob(&app(), lab.layer(), Interactive).await.unwrap_err();
+    assert_eq!(error.class(), FailureClass::UpstreamDown, "{error}");
+}
+
+#[tokio::test]
 async fn another_range_than_asked_for_is_not_taken() {
     let lab = Lab::start().await;
     let wrong_size = Part { from: 100, until: None, of: Some(1) };
