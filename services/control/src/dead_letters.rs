@@ -1,8 +1,9 @@
 //! What was given up: shown, tried again, or dropped.
 
 use crate::{
+    budget::within_budget,
     failure::Failure,
-    hydrations::{current_job, queue},
+    hydrations::{current_job, queue, record},
     input::Params,
 };
 use axum::{
@@ -14,7 +15,7 @@ use hydrant_boot::ResourceFeed;
 use hydrant_bus::Bus;
 use hydrant_proto::{Event, HydrationRequested};
 use hydrant_rules::Kind;
-use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, MissRecord, Store, Wanted};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, Wanted};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -40,7 +41,7 @@ pub(crate) async fn list(
     State(store): State<Store>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Letters>, Failure> {
-    let mut items = store.dead_letters().await?;
+    let mut items = within_budget(async { Ok(store.dead_letters().await?) }).await?;
     let total = items.len();
     items.truncate(params.limit.unwrap_or(USUAL).min(MOST));
     Ok(Json(Letters { items, total }))
@@ -59,7 +60,7 @@ pub(crate) async fn drop(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Failure> {
     let letter = find(&store, &id).await?;
-    store.delete_dead_letter(&letter.id).await?;
+    within_budget(async { Ok(store.delete_dead_letter(&letter.id).await?) }).await?;
     tracing::info!(dead_letter = %letter.id, "dead letter dropped");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -81,7 +82,7 @@ pub(crate) async fn retry(
             return Err(Failure::invalid("id", message, "drop it with DELETE"));
         }
     };
-    store.delete_dead_letter(&letter.id).await?;
+    within_budget(async { Ok(store.delete_dead_letter(&letter.id).await?) }).await?;
     tracing::info!(dead_letter = %letter.id, "dead letter tried again");
     Ok((StatusCode::ACCEPTED, Json(told)))
 }
@@ -95,12 +96,9 @@ async fn retry_job(
 ) -> Result<Value, Failure> {
     let image = request.image();
     let job = current_job(&feed.current(), &image, request.lane, request.platforms)?;
-    let missed_at = job.requested_at;
     let mut wanted = vec![Wanted::Whole];
     wanted.extend(job.platforms.iter().cloned().map(Wanted::Platform));
-    for wanted in wanted {
-        store.record_miss(&MissRecord { request: job.clone(), wanted, missed_at }).await?;
-    }
+    record(store, &job, wanted).await?;
     let outcome = queue(bus, &job).await?;
     let status = format!("/api/v1/hydrations/{}", job.id());
     Ok(json!({ "hydration": job.id(), "outcome": outcome, "status": status }))
@@ -127,5 +125,6 @@ async fn find(store: &Store, id: &str) -> Result<DeadLetter, Failure> {
         remedy: "see GET /api/v1/dead-letters for those there are".to_owned(),
     };
     let parsed: DeadLetterId = id.parse().map_err(|_| missing())?;
-    store.dead_letter(&parsed).await?.ok_or_else(missing)
+    let found = within_budget(async { Ok(store.dead_letter(&parsed).await?) }).await?;
+    found.ok_or_else(missing)
 }

@@ -8,6 +8,7 @@ use axum::{
 };
 use hydrant_boot::EditError;
 use hydrant_bus::BusError;
+use hydrant_proto::FailureClass;
 use hydrant_rules::{Kind, Problem, Problems};
 use hydrant_store::StoreError;
 use serde::Serialize;
@@ -32,6 +33,8 @@ pub(crate) enum Failure {
     Precondition(String),
     /// 413.
     TooLarge,
+    /// 503: storage does not answer, or cannot at the moment.
+    Storage(String),
     /// 503: it may work later.
     Unavailable { message: String, remedy: &'static str },
     /// 500.
@@ -46,6 +49,9 @@ pub(crate) struct Told {
     pub message: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+    /// What kind of failure it is, where it is none of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<FailureClass>,
 }
 
 impl Told {
@@ -54,7 +60,7 @@ impl Told {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { field: field.into(), message: message.into(), remedy: remedy.into() }
+        Self { field: field.into(), message: message.into(), remedy: remedy.into(), class: None }
     }
 }
 
@@ -90,7 +96,7 @@ impl Failure {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Storage(_) | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -112,6 +118,10 @@ impl Failure {
             }
             Self::TooLarge => {
                 one("body", "the request body is larger than 1 MiB".to_owned(), "send less")
+            }
+            Self::Storage(message) => {
+                let told = Told::new("", message, "try again; see /readyz?verbose");
+                vec![Told { class: Some(FailureClass::Storage), ..told }]
             }
             Self::Unavailable { message, remedy } | Self::Broken { message, remedy } => {
                 one("", message, remedy)
@@ -178,9 +188,7 @@ impl From<StoreError> for Failure {
         tracing::warn!(%error, "a request to the API failed at the store");
         let message = error.to_string();
         match error.retry() {
-            hydrant_store::Retry::Later | hydrant_store::Retry::Observe => {
-                Self::Unavailable { message, remedy: "try again; see /readyz?verbose" }
-            }
+            hydrant_store::Retry::Later | hydrant_store::Retry::Observe => Self::Storage(message),
             hydrant_store::Retry::Never => {
                 Self::Broken { message, remedy: "see the log of this process" }
             }

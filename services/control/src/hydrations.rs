@@ -2,6 +2,7 @@
 
 use crate::{
     Stopping,
+    budget::within_budget,
     failure::Failure,
     input::{Body, Params, image},
     poll::{Wait, news, revision},
@@ -87,10 +88,7 @@ pub(crate) async fn request(
     let asked: Asked = body.json()?;
     let table = feed.current();
     let job = job(&table, &asked)?;
-    for wanted in wanted(&table, &job) {
-        let missed_at = job.requested_at;
-        store.record_miss(&MissRecord { request: job.clone(), wanted, missed_at }).await?;
-    }
+    record(&store, &job, wanted(&table, &job)).await?;
     let outcome = queue(&bus, &job).await?;
     tracing::info!(job.id = %job.id(), image.repository = %job.repository,
         image.reference = %job.reference, rule = job.rule, outcome, "hydration requested");
@@ -104,6 +102,22 @@ pub(crate) async fn request(
         status: status.clone(),
     };
     Ok((StatusCode::ACCEPTED, [(LOCATION, status)], Json(accepted)).into_response())
+}
+
+/// Puts what is wanted of the job's image into the miss log.
+pub(crate) async fn record(
+    store: &Store,
+    job: &HydrationRequested,
+    wanted: Vec<Wanted>,
+) -> Result<(), Failure> {
+    let missed_at = job.requested_at;
+    let calls = async {
+        for wanted in wanted {
+            store.record_miss(&MissRecord { request: job.clone(), wanted, missed_at }).await?;
+        }
+        Ok(())
+    };
+    within_budget(calls).await
 }
 
 /// The job that `asked` is, under the rules in effect.

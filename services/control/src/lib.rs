@@ -5,6 +5,7 @@
 //! any number of control processes may run.
 
 mod access;
+mod budget;
 mod dead_letters;
 mod deliveries;
 mod events;

@@ -1,6 +1,7 @@
 //! What is local of an image, and what is being done about the rest.
 
 use crate::{
+    budget::within_budget,
     failure::Failure,
     hydrations::{Hydration, current_job, no_rule},
     input::{Params, image},
@@ -74,14 +75,8 @@ pub(crate) async fn status(
     let job = current_job(&table, &image, Lane::Background, Vec::new())?;
     let id = job.id();
     let image = job.image();
-    let tag = tag(&store, &image).await?;
-    let completion = store.completion(&id).await?;
-    let digest = match (&tag, image.reference.digest()) {
-        (Some(tag), _) => Some(tag.digest.clone()),
-        (None, Some(digest)) => local(&store, &image, digest).await?,
-        (None, None) => None,
-    };
-    let misses = store.misses(&id).await?.len();
+    let Stored { tag, completion, digest, misses, dead_letter } =
+        within_budget(stored(&store, &image, &id)).await?;
     let complete =
         completion.as_ref().is_some_and(|record| Some(&record.digest) == digest.as_ref());
     Ok(Json(ImageStatus {
@@ -94,10 +89,35 @@ pub(crate) async fn status(
         completion: completion.map(Completion::from),
         misses,
         hydration: bus.job_states().get(&id).await.ok().flatten().map(Hydration::from),
-        dead_letter: store.dead_letter(&DeadLetterId::of_job(&id)).await?,
+        dead_letter,
         job: id,
         image,
     }))
+}
+
+/// What storage knows of an image.
+struct Stored {
+    tag: Option<TagRecord>,
+    completion: Option<CompletionRecord>,
+    digest: Option<Digest>,
+    misses: usize,
+    dead_letter: Option<DeadLetter>,
+}
+
+async fn stored(store: &Store, image: &Image, id: &JobId) -> Result<Stored, Failure> {
+    let tag = tag(store, image).await?;
+    let digest = match (&tag, image.reference.digest()) {
+        (Some(tag), _) => Some(tag.digest.clone()),
+        (None, Some(digest)) => local(store, image, digest).await?,
+        (None, None) => None,
+    };
+    Ok(Stored {
+        tag,
+        completion: store.completion(id).await?,
+        digest,
+        misses: store.misses(id).await?.len(),
+        dead_letter: store.dead_letter(&DeadLetterId::of_job(id)).await?,
+    })
 }
 
 async fn tag(store: &Store, image: &Image) -> Result<Option<TagRecord>, Failure> {

@@ -7,11 +7,14 @@ use clap::Parser;
 use hydrant_boot::{AdminToken, Context, Readiness, Role, Settings, bind};
 use hydrant_control::{Breakers, Config};
 use hydrant_proto::{Event, HydrationRequested, JobPhase, JobState, Lane};
-use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Wanted};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, S3Settings, Store, StoreConfig, Wanted};
 use hydrant_testkit::NatsServer;
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +44,10 @@ impl Control {
     }
 
     async fn start_with(token: Option<&str>, flags: &[&str]) -> Self {
+        Self::start_over(None, token, flags).await
+    }
+
+    async fn start_over(store: Option<Store>, token: Option<&str>, flags: &[&str]) -> Self {
         let (nats, data) = (NatsServer::start().await, tempfile::tempdir().unwrap());
         let stop = CancellationToken::new();
         let in_data = format!("--data={}", data.path().display());
@@ -48,7 +55,10 @@ impl Control {
         let readiness = Readiness::default();
         let url = nats.url();
         let context = Context::start(line.settings, Role::Control, &url, readiness, &stop);
-        let context = context.await.unwrap();
+        let mut context = context.await.unwrap();
+        if let Some(store) = store {
+            context.store = store;
+        }
         let mut connected = context.bus.connected();
         connected.wait_for(|connected| *connected).await.unwrap();
         let listener = bind("--admin", "127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -365,6 +375,42 @@ async fn a_hydration_asked_for_without_nats_is_recorded() {
     let read = control.request(Method::GET, "/api/v1/rules/lab").send().await.unwrap();
     assert_eq!(read.status(), StatusCode::OK);
     assert!(read.headers().contains_key("x-hydrant-last-known-good"));
+    control.end().await;
+}
+
+/// A store that takes connections and never says a word.
+fn silent_store() -> (TcpListener, Store) {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let s3 = S3Settings::from_vars([
+        ("AWS_ENDPOINT_URL", format!("http://{}", silent.local_addr().unwrap())),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "id".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "key".to_owned()),
+    ]);
+    let url = "s3://cache".parse().unwrap();
+    (silent, Store::open(&StoreConfig { url, s3, public_endpoint: None }).unwrap())
+}
+
+#[tokio::test]
+async fn storage_that_does_not_answer_is_told_soon() {
+    let (_silent, store) = silent_store();
+    let control = Control::start_over(Some(store), None, &[]).await.with_lab().await;
+    let ask = async |method: Method, path: &str| {
+        let request = control.request(method, path).json(&json!({"image": "lab/app:1"}));
+        let answer = tokio::time::timeout(SOON, request.send()).await.expect(path).unwrap();
+        assert!(answer.headers().contains_key(header::RETRY_AFTER), "{path}");
+        let (status, body) = told(answer).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}: {body}");
+        assert_eq!(body["error"]["class"], "storage", "{path}: {body}");
+    };
+    tokio::join!(
+        ask(Method::GET, "/api/v1/status?image=lab/app:1"),
+        ask(Method::POST, "/api/v1/hydrations"),
+        ask(Method::GET, "/api/v1/dead-letters"),
+        ask(Method::DELETE, "/api/v1/dead-letters/job-00000000000000000000000000000000"),
+    );
+    control.context.store.settled().await;
     control.end().await;
 }
 
