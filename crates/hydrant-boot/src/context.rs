@@ -21,6 +21,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// again in the background.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 const PROBE_AGAIN: Schedule = Schedule::doubling(Duration::from_secs(1), Duration::from_secs(30));
+/// Pause between two looks whether a store that proved itself still answers.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// The shared parts of one process. Clones share them.
 #[derive(Clone, Debug)]
@@ -141,12 +144,18 @@ impl Context {
 
     fn watch_store(&self, importance: Importance, probed: bool, stop: &CancellationToken) {
         let check = self.readiness.check("store", importance);
-        if probed {
-            return check.ok();
+        match probed {
+            true => check.ok(),
+            false => check.fail("the store does not answer yet"),
         }
-        check.fail("the store does not answer yet");
-        let probing = probe_until_it_answers(self.store.clone(), check);
-        self.tasks.spawn(stop.clone().run_until_cancelled_owned(probing));
+        let store = self.store.clone();
+        let watching = async move {
+            if !probed {
+                probe_until_it_answers(&store, &check).await;
+            }
+            ask_for_ever(&store, &check, ASK_AGAIN).await;
+        };
+        self.tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
     }
 }
 
@@ -190,13 +199,27 @@ async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
     }
 }
 
-async fn probe_until_it_answers(store: Store, check: Check) {
+async fn probe_until_it_answers(store: &Store, check: &Check) {
     for attempt in 1.. {
         tokio::time::sleep(PROBE_AGAIN.delay(attempt)).await;
         match timeout(PROBE_LIMIT, store.probe()).await {
             Ok(Ok(())) => return check.ok(),
             Ok(Err(error)) => check.fail(error.to_string()),
             Err(_) => check.fail(format!("no answer within {PROBE_LIMIT:?}")),
+        }
+    }
+}
+
+/// Asks the store, every `pause`, whether it has something that is never there: one request that
+/// writes nothing. What the probe proved need not be proved again.
+async fn ask_for_ever(store: &Store, check: &Check, pause: Duration) {
+    let absent = format!("sha256:{:064}", 0).parse().expect("64 zeros are a digest");
+    loop {
+        tokio::time::sleep(pause).await;
+        match timeout(ANSWER_LIMIT, store.blob_size(&absent)).await {
+            Ok(Ok(_)) => check.ok(),
+            Ok(Err(error)) => check.fail(error.to_string()),
+            Err(_) => check.fail(format!("no answer within {ANSWER_LIMIT:?}")),
         }
     }
 }
@@ -213,10 +236,43 @@ fn redacted(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::{Router, http::StatusCode};
+    use hydrant_store::S3Settings;
+    use hydrant_testkit::until;
+    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+    use tokio::net::TcpListener;
 
     #[test]
     fn passwords_stay_out_of_errors() {
         assert_eq!(redacted("nats://u:p@a:1, tls://b:2"), "…@a:1,tls://b:2");
+    }
+
+    #[tokio::test]
+    async fn the_check_of_the_store_turns_with_the_store_and_returns() {
+        let status = Arc::new(AtomicU16::new(404));
+        let answers = status.clone();
+        let answer = async move || StatusCode::from_u16(answers.load(Relaxed)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+        let s3 = S3Settings::from_vars([
+            ("AWS_ENDPOINT_URL", &*endpoint),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "key"),
+        ]);
+        let url = "s3://cache".parse().unwrap();
+        let store = Store::open(&StoreConfig { url, s3, public_endpoint: None }).unwrap();
+        let readiness = Readiness::default();
+        let check = readiness.check("store", Importance::Required);
+        let pause = Duration::from_millis(10);
+        tokio::spawn(async move { ask_for_ever(&store, &check, pause).await });
+        for (code, ready) in [(404, true), (403, false), (404, true)] {
+            status.store(code, Relaxed);
+            until("the check", PROBE_LIMIT, async || (readiness.is_ready() == ready).then_some(()))
+                .await;
+        }
     }
 
     #[test]
