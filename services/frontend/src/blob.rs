@@ -12,6 +12,7 @@ use crate::{
     family::Family,
     manifest::certain,
     memory::Memory,
+    origin::Origins,
     place::Place,
     range::Part,
     request::Read,
@@ -41,6 +42,7 @@ pub struct Blobs {
     pub memory: Arc<Memory>,
     pub family: Arc<Family>,
     pub asking: Arc<Asking>,
+    pub origins: Arc<Origins>,
     pub tasks: TaskTracker,
 }
 
@@ -160,7 +162,9 @@ impl Blobs {
 
     /// The flight under way that this repository may follow.
     fn granted(&self, place: &Place, digest: &Digest) -> Option<Flight> {
-        self.flights.get(digest).filter(|flight| flight.grants(place.repository()))
+        let flight = self.flights.get(digest)?;
+        let grants = flight.grants(place.repository());
+        (grants && !self.origins.flies_from_elsewhere(place, digest)).then_some(flight)
     }
 
     async fn asked_about(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
@@ -178,7 +182,9 @@ impl Blobs {
     ) -> Result<Whereabouts, Failure> {
         match self.entitled(place, digest).await {
             Ok(_) => {
-                self.link(place, digest);
+                if self.origins.claim(place).await.unwrap_or(false) {
+                    self.link(place, digest);
+                }
                 Ok(Whereabouts::Stored { size })
             }
             Err(failure) if failure.is_unknown() || read == Read::Head => Err(failure),
@@ -188,11 +194,12 @@ impl Blobs {
 
     async fn local(&self, place: &Place, digest: &Digest) -> Result<Local, Failure> {
         let store = &self.shelf.store;
+        let own = self.origins.are_own(place).await?;
         let look = async {
             tokio::try_join!(store.has_link(place.repository(), digest), store.blob_size(digest))
         };
         let (linked, size) = self.shelf.ask(look).await?;
-        Ok(match (linked, size) {
+        Ok(match (linked && own, size) {
             (true, Some(size)) => Local::Readable { size },
             (false, Some(size)) => Local::Unlinked { size },
             (_, None) => Local::Absent,
@@ -252,7 +259,12 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
         let (source, repository) = (self.source(place, digest), place.repository());
+        if let Err(failure) = self.origins.claim(place).await {
+            // The miss of the manifest claims it again and again until storage is back.
+            tracing::debug!(error = %failure, image.repository = %repository, "not claimed");
+        }
         if let Some(flight) = self.flights.begin(source.clone(), repository)? {
+            self.origins.flies(place, digest);
             return Ok(Some((flight, PullOutcome::Miss)));
         }
         if let Some(flight) = self.granted(place, digest) {
@@ -262,6 +274,7 @@ impl Blobs {
             return Ok(None);
         }
         let flight = self.flights.join_or_start(source, repository).await?;
+        self.origins.flies(place, digest);
         Ok(Some((flight, PullOutcome::Joined)))
     }
 

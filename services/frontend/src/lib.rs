@@ -21,6 +21,7 @@ mod list;
 mod manifest;
 mod memory;
 mod misses;
+mod origin;
 mod place;
 mod range;
 mod record;
@@ -43,6 +44,7 @@ use list::Lists;
 use manifest::Manifests;
 use memory::Memory;
 use misses::Recorder;
+use origin::Origins;
 use rumours::Rumours;
 use serve::Server;
 use shelf::Shelf;
@@ -117,6 +119,7 @@ fn build(
 ) -> (Arc<Server>, Recorder, Rumours) {
     let Context { store, bus, feed, upstreams, settings } = context;
     let shelf = Shelf::new(store.clone());
+    let origins = Arc::new(Origins::new(shelf.clone()));
     let (misses, recorder) = misses::misses(store.clone(), bus.clone());
     let (memory, family) = (Arc::new(Memory::new()), Arc::new(Family::new()));
     let asking = Arc::new(Asking::new(settings.upstream_requests, tasks));
@@ -126,11 +129,12 @@ fn build(
         memory: memory.clone(),
         family: family.clone(),
         asking: asking.clone(),
+        origins: origins.clone(),
         misses: Arc::new(misses),
     };
     let tags = Tags { manifests, rumours: rumours.clone() };
-    let lists = Lists { shelf: shelf.clone(), asking: asking.clone() };
-    let blobs = Blobs { shelf, flights, memory, family, asking, tasks: tasks.clone() };
+    let lists = Lists { shelf: shelf.clone(), asking: asking.clone(), origins: origins.clone() };
+    let blobs = Blobs { shelf, flights, memory, family, asking, origins, tasks: tasks.clone() };
     let server = Server { feed, upstreams, tags, blobs, lists };
     (Arc::new(server), recorder, rumours)
 }

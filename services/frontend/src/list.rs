@@ -6,8 +6,8 @@
 //! listed, marked stale. The catalog and referrers are of what is local.
 
 use crate::{
-    answer::Answer, asking::Asking, error::Failure, manifest::certain, place::Place, request::Page,
-    shelf::Shelf,
+    answer::Answer, asking::Asking, error::Failure, manifest::certain, origin::Origins,
+    place::Place, request::Page, shelf::Shelf,
 };
 use http::StatusCode;
 use hydrant_proto::{Digest, MediaType, RepositoryName, Tag};
@@ -19,6 +19,7 @@ use std::{collections::BTreeSet, sync::Arc};
 pub struct Lists {
     pub shelf: Shelf,
     pub asking: Arc<Asking>,
+    pub origins: Arc<Origins>,
 }
 
 /// Names in byte order, after `last` of the page asked for.
@@ -64,6 +65,9 @@ impl Lists {
     }
 
     async fn local_tags(&self, place: &Place, page: &Page<Tag>) -> Result<Listed, Failure> {
+        if !self.origins.are_own(place).await? {
+            return Ok(Listed { names: BTreeSet::new(), more: false });
+        }
         let list = self.shelf.store.tags(place.repository(), page.last.as_ref(), page.n);
         let found = self.shelf.ask(list).await?;
         Ok(Listed { names: found.items.into_iter().collect(), more: found.more })
@@ -97,7 +101,10 @@ impl Lists {
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Answer, Failure> {
-        let mut found = self.shelf.store.referrers(place.repository(), digest).await?;
+        let mut found = Vec::new();
+        if self.origins.are_own(place).await? {
+            found = self.shelf.store.referrers(place.repository(), digest).await?;
+        }
         if let Some(wanted) = artifact_type {
             found.retain(|referrer| referrer.artifact_type.as_deref() == Some(wanted));
         }

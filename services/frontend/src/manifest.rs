@@ -10,6 +10,7 @@ use crate::{
     held::Held,
     memory::{Memory, Observation},
     misses::{Miss, Misses, Publish},
+    origin::Origins,
     place::{Place, Spot},
     request::Read,
     shelf::Shelf,
@@ -30,6 +31,7 @@ pub struct Manifests {
     pub memory: Arc<Memory>,
     pub family: Arc<Family>,
     pub asking: Arc<Asking>,
+    pub origins: Arc<Origins>,
     pub misses: Arc<Misses>,
 }
 
@@ -83,6 +85,9 @@ impl Manifests {
     ) -> Result<Option<Arc<Held>>, Failure> {
         if let Some(remembered) = self.memory.manifest(spot).filter(|found| found.is_local) {
             return Ok(Some(remembered.held));
+        }
+        if !self.origins.are_own(place).await? {
+            return Ok(None);
         }
         let read = self.shelf.store.manifest(place.repository(), &spot.what);
         let bytes = self.shelf.ask(read).await?;
@@ -159,7 +164,8 @@ impl Manifests {
             requested_at: Timestamp::now(),
         };
         let publish = if waits_for_child { Publish::AfterGrace } else { Publish::Now };
-        self.misses.push(Miss { request, wanted, held: Some(held.clone()), publish });
+        let (held, origin) = (Some(held.clone()), place.route.origin.clone());
+        self.misses.push(Miss { request, wanted, held, origin, publish });
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Miss {
     pub wanted: Wanted,
     /// The manifest that was relayed, for the importer to find.
     pub held: Option<Arc<Held>>,
+    /// Where the repository's content comes from; noted before anything is linked in it.
+    pub origin: Arc<str>,
     pub publish: Publish,
 }
 
@@ -185,10 +187,11 @@ fn settle(
 /// Stages the manifest and records the miss, again and again while storage is away.
 async fn record(store: Store, queued: Queued, closing: CancellationToken) -> Step {
     let Queued { miss, trace, _room } = queued;
+    let (held, origin) = (miss.held.as_deref(), miss.origin);
     let record =
         MissRecord { request: miss.request, wanted: miss.wanted, missed_at: Timestamp::now() };
     for attempt in 1..=RECORD_TRIES {
-        let Err(error) = record_once(&store, &record, miss.held.as_deref()).await else { break };
+        let Err(error) = record_once(&store, &record, &origin, held).await else { break };
         let last = attempt == RECORD_TRIES || closing.is_cancelled();
         tracing::warn!(%error, attempt, last, job.id = %record.request.id(), "miss not recorded");
         if last {
@@ -203,11 +206,13 @@ async fn record(store: Store, queued: Queued, closing: CancellationToken) -> Ste
 async fn record_once(
     store: &Store,
     record: &MissRecord,
+    origin: &str,
     held: Option<&Held>,
 ) -> Result<(), StoreError> {
     if let Some(held) = held {
         store.stage_manifest(&held.digest, held.bytes.clone()).await?;
     }
+    store.claim_origin(&record.request.repository, origin).await?;
     store.record_miss(record).await
 }
 

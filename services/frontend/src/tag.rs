@@ -101,8 +101,16 @@ impl Tags {
 
     async fn record(&self, place: &Place, tag: &Tag) -> Result<Option<Arc<Seen>>, Failure> {
         let memory = &self.manifests.memory;
-        if let Some(seen) = memory.record(place.repository(), tag, self.rumours.are_heard()) {
-            return Ok(Some(seen));
+        let seen = memory.record(place.repository(), tag, self.rumours.are_heard());
+        match self.manifests.origins.are_own(place).await {
+            Ok(false) => return Ok(None),
+            Err(failure) if !seen.as_ref().is_some_and(|seen| is_of(seen, place)) => {
+                return Err(failure);
+            }
+            _ => {}
+        }
+        if seen.is_some() {
+            return Ok(seen);
         }
         let shelf = &self.manifests.shelf;
         let found = shelf.ask(shelf.store.tag(place.repository(), tag)).await?;
@@ -250,6 +258,11 @@ impl Tags {
     }
 }
 
+/// Whether a record was made or confirmed under the rule as it is.
+fn is_of(seen: &Seen, place: &Place) -> bool {
+    seen.record.generation.as_deref() == Some(place.route.generation.as_str())
+}
+
 /// The younger of the record and the observation, and the record when it is older than something
 /// nobody has got yet. There is nothing younger than a customer's push.
 fn newest(
@@ -299,8 +312,7 @@ impl Heard {
     /// other terms, so the upstream's word from then does not count.
     fn is_fresh(&self, place: &Place) -> bool {
         let other_terms = self.seen().is_some_and(|seen| {
-            seen.record.generation.as_deref() != Some(place.route.generation.as_str())
-                && seen.record.confirmed_at == self.confirmed_at
+            !is_of(seen, place) && seen.record.confirmed_at == self.confirmed_at
         });
         let window = place.route.rule.fresh_for.0;
         self.is_pushed() || (!other_terms && is_within(self.confirmed_at, window, Timestamp::now()))

@@ -168,6 +168,8 @@ impl Lab {
     /// Puts an image into storage as the importer would, and points a tag at it.
     pub async fn hydrate(&self, image: &Image, repository: &str, tag: &str) {
         let name: RepositoryName = repository.parse().unwrap();
+        let origin = self.feed.current().route(&name).unwrap().origin;
+        self.store.take_over(&name, &origin).await.unwrap();
         for blob in image.all_blobs() {
             self.store_blob(&name, &blob.digest, blob.content.bytes()).await;
         }
