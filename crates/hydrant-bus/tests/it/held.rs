@@ -179,6 +179,10 @@ async fn a_write_whose_answer_was_late_is_recognised_as_ones_own() {
     let held = hold(&bus.shared_state(), "one", 12 * SECOND).await;
     let first = entry(&other).await.unwrap().revision;
     server.freeze();
+    until("the freeze", LIMIT, async || {
+        timeout(SECOND / 5, other.get(&key())).await.is_err().then_some(())
+    })
+    .await;
     held.set("said into the void".into()).unwrap();
     // The lease's own write is given up after 4 s, this after 5.
     assert!(other.get(&key()).await.is_err());
