@@ -22,8 +22,9 @@ pub struct BlobRead {
     /// The bytes that follow. Empty when the range asked for begins at or behind the end.
     pub range: Range<u64>,
     /// A whole blob ends cleanly only when it hashed to its digest; its last bytes are held back
-    /// until then. A part of a blob is as storage has it, but never shorter than `range`. After an
-    /// error nothing follows.
+    /// until then. A part of a blob is as storage has it, but never shorter than `range`; the first
+    /// such read in a process makes the whole be verified in the background. After an error
+    /// nothing follows.
     pub stream: Chunks,
 }
 
@@ -79,9 +80,12 @@ impl Store {
     fn read_large(&self, digest: &Digest, path: Path, opened: GetResult) -> BlobRead {
         let size = opened.meta.size;
         let chunks = read::resumed(self.clone(), path, opened, 0..size);
-        let (store, suspect) = (self.clone(), digest.clone());
-        let suspect = move || store.scrub_in_background(suspect);
-        let stream = read::verified(chunks, digest.clone(), suspect);
+        let (store, of) = (self.clone(), digest.clone());
+        let judge = move |is_sound| match is_sound {
+            true => store.sound.learn(&of),
+            false => store.scrub_in_background(&of),
+        };
+        let stream = read::verified(chunks, digest.clone(), judge);
         BlobRead { size, range: 0..size, stream }
     }
 
@@ -110,6 +114,7 @@ impl Store {
         match self.get(&path, options).await {
             Ok(Some(opened)) if !is_possible(digest, opened.meta.size) => Ok(None),
             Ok(Some(opened)) => {
+                self.scrub_once(digest);
                 let (size, range) = (opened.meta.size, opened.range.clone());
                 let chunks = read::resumed(self.clone(), path, opened, range.clone());
                 Ok(Some(BlobRead { size, range, stream: Box::pin(chunks) }))

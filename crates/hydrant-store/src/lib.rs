@@ -30,6 +30,7 @@ mod quarantine;
 mod read;
 mod referrer;
 mod s3;
+mod sound;
 mod tag;
 mod upload;
 mod writer;
@@ -53,6 +54,7 @@ use directory::Directory;
 use hydrant_proto::Digest;
 use object_store::{ObjectStore, path::Path};
 use s3::S3;
+use sound::Sound;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
@@ -71,8 +73,10 @@ pub struct Store {
     parts: Arc<Semaphore>,
     /// Aborts of dropped uploads and re-reads of suspect content.
     background: TaskTracker,
-    /// Content that is being read again because a reader found it damaged.
+    /// Content that is being read again, or is to be, because a reader found it damaged or saw
+    /// only a part of it.
     suspects: Arc<Mutex<BTreeSet<Digest>>>,
+    sound: Arc<Sound>,
 }
 
 /// What differs between the places objects can be.
@@ -92,13 +96,14 @@ impl std::fmt::Debug for Store {
 impl Store {
     fn new(objects: Arc<dyn ObjectStore>, prefix: Path, backend: Backend) -> Self {
         let parts = Arc::new(Semaphore::new(upload::PARTS_IN_FLIGHT));
-        let suspects = Arc::default();
-        Self { objects, prefix, backend, parts, background: TaskTracker::new(), suspects }
+        let (suspects, sound) = (Arc::default(), Arc::new(Sound::new()));
+        Self { objects, prefix, backend, parts, background: TaskTracker::new(), suspects, sound }
     }
 
     /// Waits until the clean-up behind dropped writers is done. Last thing of a shutdown, after
     /// the last writer is gone; put a deadline around it.
     pub async fn settled(&self) {
+        self.sound.stop();
         self.background.close();
         self.background.wait().await;
     }

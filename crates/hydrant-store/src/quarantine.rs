@@ -10,6 +10,9 @@ use std::{
     sync::{MutexGuard, PoisonError},
 };
 
+/// Contents of which a part was read that wait to be read whole.
+const MAX_WAITING: usize = 1_000;
+
 /// What a second look at stored content found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scrubbed {
@@ -34,6 +37,7 @@ impl Store {
             hasher.update(&bytes);
         }
         if hasher.finish() == *digest {
+            self.sound.learn(digest);
             return Ok(Scrubbed::Sound);
         }
         self.quarantine(digest, &meta).await
@@ -51,6 +55,7 @@ impl Store {
             return Ok(None);
         };
         if digest.matches(&first.bytes) {
+            self.sound.learn(digest);
             return Ok(Some(first.bytes));
         }
         let Some(second) = self.get_whole(&path, limit).await? else {
@@ -64,13 +69,36 @@ impl Store {
     }
 
     /// Looks again at content that a reader found damaged; once, however many readers did.
-    pub(crate) fn scrub_in_background(&self, digest: Digest) {
+    pub(crate) fn scrub_in_background(&self, digest: &Digest) {
+        self.sound.forget(digest);
+        let (store, of) = (self.clone(), digest.clone());
+        self.look(digest, async move { store.scrub(&of).await.map(drop) });
+    }
+
+    /// Looks at content of which a part is read, unless this process has seen it sound. With too
+    /// many waiting it is left to the next read.
+    pub(crate) fn scrub_once(&self, digest: &Digest) {
+        if self.sound.knows(digest) || self.suspects().len() >= MAX_WAITING {
+            return;
+        }
+        let (store, of) = (self.clone(), digest.clone());
+        self.look(digest, async move {
+            store.sound.in_turn(store.scrub(&of)).await.transpose().map(drop)
+        });
+    }
+
+    /// Runs a look in the background, unless one at the same content is under way.
+    fn look(
+        &self,
+        digest: &Digest,
+        look: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) {
         if !self.suspects().insert(digest.clone()) {
             return;
         }
-        let store = self.clone();
+        let (store, digest) = (self.clone(), digest.clone());
         self.background.spawn(async move {
-            if let Err(error) = store.scrub(&digest).await {
+            if let Err(error) = look.await {
                 tracing::error!(%digest, %error, "cannot look again at suspect content");
             }
             store.suspects().remove(&digest);
@@ -92,11 +120,65 @@ impl Store {
         match self.head(path).await? {
             Some(now) if now.e_tag == seen.e_tag && now.size == seen.size => {
                 self.delete(path).await?;
+                self.sound.forget(digest);
                 tracing::error!(%digest, size_bytes = seen.size, "damaged content quarantined");
                 Ok(Scrubbed::Quarantined)
             }
             Some(_) => Ok(Scrubbed::Sound),
             None => Ok(Scrubbed::Missing),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn blob(length: usize) -> (Store, Digest) {
+        let (store, bytes) = (Store::in_memory(), Bytes::from(vec![7; length]));
+        let digest = Digest::of(&bytes);
+        store.put_blob_bytes(&digest, bytes).await.unwrap();
+        (store, digest)
+    }
+
+    #[tokio::test]
+    async fn content_of_which_parts_are_read_is_looked_at_once() {
+        let (store, digest) = blob(500_000).await;
+        store.read_blob(&digest, Some(5..10)).await.unwrap().unwrap();
+        store.background.close();
+        store.background.wait().await;
+        assert!(store.sound.knows(&digest), "nobody looked");
+        store.read_blob(&digest, Some(5..10)).await.unwrap().unwrap();
+        assert!(store.suspects().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_read_whole_is_known_sound_until_it_is_found_damaged() {
+        for length in [1_000, 500_000] {
+            let (store, digest) = blob(length).await;
+            assert!(!store.sound.knows(&digest));
+            let read = store.read_blob(&digest, None).await.unwrap().unwrap();
+            read.stream.for_each(async |bytes| drop(bytes.unwrap())).await;
+            assert!(store.sound.knows(&digest));
+            let path = store.at(Key::Blob(&digest));
+            store.put(&path, "damage".into(), object_store::PutMode::Overwrite).await.unwrap();
+            assert_eq!(store.scrub(&digest).await.unwrap(), Scrubbed::Quarantined);
+            assert!(!store.sound.knows(&digest));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_shutdown_waits_for_looks_at_content_that_nobody_suspects() {
+        let (store, _) = blob(1).await;
+        let of = |n: u32| Digest::of(&n.to_be_bytes());
+        for n in 0..5 {
+            let sound = std::sync::Arc::clone(&store.sound);
+            store.look(&of(n), async move {
+                sound.in_turn(std::future::pending::<()>()).await;
+                Ok(())
+            });
+        }
+        store.settled().await;
+        assert!(store.suspects().is_empty());
     }
 }

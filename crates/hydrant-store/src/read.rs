@@ -120,18 +120,18 @@ async fn body(path: &Path, opened: GetResult) -> Chunks {
 }
 
 /// Passes `chunks` on, one behind: the last one only when all of them hash to `digest`. A mismatch
-/// ends the stream with an error, and `suspect` is called.
+/// ends the stream with an error. `judge` is told at the end whether they did.
 pub(crate) fn verified(
     chunks: impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static,
     digest: Digest,
-    suspect: impl FnOnce() + Send + 'static,
+    judge: impl FnOnce(bool) + Send + 'static,
 ) -> Chunks {
     let checking = Checking {
         chunks: Box::pin(chunks),
         hasher: Some(Hasher::new(digest.algorithm())),
         digest,
         held: None,
-        suspect: Some(suspect),
+        judge: Some(judge),
     };
     Box::pin(stream::try_unfold(checking, async |mut checking: Checking<_>| {
         Ok(checking.next().await?.map(|bytes| (bytes, checking)))
@@ -144,10 +144,10 @@ struct Checking<F> {
     /// `None` once the end was reached.
     hasher: Option<Hasher>,
     held: Option<Bytes>,
-    suspect: Option<F>,
+    judge: Option<F>,
 }
 
-impl<F: FnOnce()> Checking<F> {
+impl<F: FnOnce(bool)> Checking<F> {
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         while let Some(hasher) = &mut self.hasher {
             match self.chunks.next().await.transpose()? {
@@ -165,11 +165,12 @@ impl<F: FnOnce()> Checking<F> {
 
     fn end(&mut self) -> Result<Option<Bytes>, StoreError> {
         let hasher = self.hasher.take().expect("the end is reached once");
-        if hasher.finish() == self.digest {
-            return Ok(self.held.take());
+        let is_sound = hasher.finish() == self.digest;
+        if let Some(judge) = self.judge.take() {
+            judge(is_sound);
         }
-        if let Some(suspect) = self.suspect.take() {
-            suspect();
+        if is_sound {
+            return Ok(self.held.take());
         }
         let reason = "its bytes hash to another digest".to_owned();
         Err(StoreError::Corrupt { digest: self.digest.clone(), reason })

@@ -66,6 +66,23 @@ pub async fn a_flipped_large_blob_never_ends_cleanly_and_is_quarantined(bench: &
     assert_eq!(bench.store.scrub(&digest).await.unwrap(), Scrubbed::Missing);
 }
 
+pub async fn a_flipped_blob_is_quarantined_though_only_a_part_is_read(bench: &Bench) {
+    let bytes = bytes_of(4, 3_000_000);
+    let digest = put(&bench.store, &bytes).await;
+    bench.overwrite(&content_key(&digest), flipped(&bytes)).await;
+    for _ in 0..3 {
+        // The last of them may find it gone already.
+        if let Some(read) = bench.store.read_blob(&digest, Some(5..10)).await.unwrap() {
+            assert_eq!(drain(read).await.0, bytes[5..10]);
+        }
+    }
+    until("the blob in quarantine", LIMIT, async || {
+        bench.store.blob_size(&digest).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert_eq!(bench.read(&quarantined(&digest)).await, Some(flipped(&bytes)));
+}
+
 pub async fn a_short_or_empty_object_counts_as_absent(bench: &Bench) {
     let bytes = bytes_of(3, 500_000);
     let digest = put(&bench.store, &bytes).await;
