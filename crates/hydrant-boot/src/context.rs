@@ -8,6 +8,7 @@ use crate::{
     last_known_good::LastKnownGood,
     readiness::{Check, Importance, Readiness},
     retry::Schedule,
+    secrets::warn_of_missing,
     settings::{Role, Settings},
 };
 use hydrant_bus::Bus;
@@ -92,6 +93,8 @@ impl Context {
         let context =
             Self { settings: Arc::new(settings), feed, editor, bus, store, readiness, tasks };
         context.keep(role, file, stop);
+        let warning = warn_of_missing(context.feed.clone(), role);
+        context.tasks.spawn(stop.clone().run_until_cancelled_owned(warning));
         context.watch_bus(needs.bus, stop);
         context.watch_store(needs.store, probed, stop);
         Ok(context)

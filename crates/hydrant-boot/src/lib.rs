@@ -14,6 +14,7 @@ mod last_known_good;
 pub mod merge;
 mod readiness;
 pub mod retry;
+mod secrets;
 pub mod serve;
 mod settings;
 mod shutdown;
