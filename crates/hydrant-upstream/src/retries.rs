@@ -1,5 +1,5 @@
 //! How often a failed request may be repeated: at most 20 % of first attempts plus one a second,
-//! over any minute (PROMISES.md, P6). A full budget means no repetition, never a wait.
+//! over any minute. A full budget means no repetition, never a wait.
 
 use std::{
     sync::{Mutex, PoisonError},

@@ -29,6 +29,8 @@ pub(crate) async fn import(
 ) -> Result<(), ImportError> {
     let route = fence(worker, request)?;
     let client = worker.upstreams.get(&route.upstream, route.credential.as_deref())?;
+    // Somebody asks anew: what was unknown a moment ago may have been pushed since.
+    client.forget_unknown(&route.upstream_repository, &request.reference).await;
     worker.store.take_over(&route.repository, &route.origin).await?;
     reached(Step::Claimed);
     for _ in 0..ROUNDS {

@@ -360,3 +360,13 @@ async fn a_rule_led_elsewhere_hides_what_it_brought_before() {
     }
     assert_eq!(lab.tag().await.digest, image(2).digest);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_unknown_is_asked_for_again_by_the_next_job() {
+    let lab = Lab::start().await;
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Dead);
+    lab.upstream.insert(&image(1), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+}
