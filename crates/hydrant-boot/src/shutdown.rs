@@ -8,8 +8,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Exit code of a process that was told twice to stop, as a shell reports SIGINT.
+/// Exit codes of a process that was told twice to stop: 128 and the number of the second signal,
+/// as a shell reports a process that a signal ended.
 const INTERRUPTED: i32 = 130;
+const TERMINATED: i32 = 143;
 
 /// A token that is cancelled by SIGTERM or SIGINT, `delay` after readiness was taken away, so
 /// that load balancers look elsewhere before we stop accepting. A second signal ends the process
@@ -35,12 +37,15 @@ async fn stop_in_order(
     signals.next().await;
     tracing::info!("stopping; a second signal ends at once");
     readiness.begin_drain();
-    if timeout(delay, signals.next()).await.is_err() {
-        stop.cancel();
-        signals.next().await;
-    }
+    let code = match timeout(delay, signals.next()).await {
+        Ok(code) => code,
+        Err(_) => {
+            stop.cancel();
+            signals.next().await
+        }
+    };
     tracing::warn!("told to stop again: ending at once, work under way is left to others");
-    process::exit(INTERRUPTED);
+    process::exit(code);
 }
 
 struct Signals {
@@ -49,10 +54,11 @@ struct Signals {
 }
 
 impl Signals {
-    async fn next(&mut self) {
+    /// Waits for a signal, and gives the exit code of a process that it ends.
+    async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = self.term.recv() => TERMINATED,
+            _ = self.int.recv() => INTERRUPTED,
         }
     }
 }

@@ -26,11 +26,15 @@ impl Up {
     }
 
     async fn start_with(config: &str) -> Self {
+        Self::start_in(config, &[]).await
+    }
+
+    async fn start_in(config: &str, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("hydrant.toml"), config).unwrap();
         let (listen, admin) = (PortLease::take(), PortLease::take());
         let mut process = Process::new("hydrant", env!("CARGO_BIN_EXE_hydrant"), dir.path());
-        process.args(["up", "--config=hydrant.toml", "--data=data"]);
+        process.args(["up", "--config=hydrant.toml", "--data=data"]).args(flags);
         process.arg(format!("--listen=127.0.0.1:{}", listen.port()));
         process.arg(format!("--admin=127.0.0.1:{}", admin.port()));
         process.arg("--nats-server").arg(binaries::find("nats-server"));
@@ -194,6 +198,17 @@ async fn it_drains_at_sigint_too_and_tells_it_is_not_ready() {
     let status = up.process.wait(SOON).await;
     assert!(status.success(), "{status}");
     assert!(up.process.log().contains("stopped"), "{}", up.process.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once_with_its_own_code() {
+    for (signal, code) in [(process::SIGTERM, 143), (process::SIGINT, 130)] {
+        let mut up = Up::start_in(LAB, &["--drain-delay=10m"]).await;
+        up.process.signal(process::SIGTERM);
+        up.process.logged("a second signal ends at once", SOON).await;
+        up.process.signal(signal);
+        assert_eq!(up.process.wait(SOON).await.code(), Some(code));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
