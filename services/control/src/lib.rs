@@ -45,15 +45,17 @@ pub struct Config {
     pub breakers: Breakers,
 }
 
-/// Serves the admin port with the API until `shutdown`.
+/// Serves the admin port with the API until `closing`. Long polls and followed streams end earlier,
+/// when `stopping` is cancelled.
 pub async fn run(
     config: Config,
     listener: TcpListener,
-    shutdown: CancellationToken,
+    stopping: CancellationToken,
+    closing: CancellationToken,
 ) -> anyhow::Result<()> {
     let readiness = config.context.readiness.clone();
-    let routes = api(&config, shutdown.clone());
-    serve_admin(listener, readiness, routes, shutdown).await;
+    let routes = api(&config, stopping);
+    serve_admin(listener, readiness, routes, closing).await;
     Ok(())
 }
 

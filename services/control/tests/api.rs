@@ -68,7 +68,8 @@ impl Control {
             token: token.map(|token| AdminToken::parse(token).unwrap()),
             breakers: Breakers::none(),
         };
-        let serving = tokio::spawn(hydrant_control::run(config, listener, stop.clone()));
+        let serving =
+            tokio::spawn(hydrant_control::run(config, listener, stop.clone(), stop.clone()));
         hydrant_boot::install_tls_provider();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { address, http, context, stop, serving, nats, _data: data }

@@ -75,20 +75,29 @@ async fn run(
         }
     };
     let facts = banner::Facts::gather(role, &context, &listeners, nats.as_ref());
-    let roles = start(role, &context, fetching.as_ref(), token, listeners, &stop);
+    let closing = CancellationToken::new();
+    let breakers = fetching.as_ref().map_or_else(Breakers::none, Fetching::breakers);
+    let config = hydrant_control::Config { context: context.clone(), token, breakers };
+    let admin = tokio::spawn(serve_admin(role, config, listeners.admin, &stop, closing.clone()));
+    let roles = start(role, &context, fetching.as_ref(), listeners.pulls, &stop);
     facts.tell(&context);
 
     let ended = drain(&stop, deadline, all(roles, &stop)).await;
-    let closing = close(context, fetching, nats);
-    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+    let all_closed = async {
+        close(context, fetching, nats).await;
+        closing.cancel();
+        admin.await.context("serve the admin port")?
+    };
+    let closed = tokio::time::timeout(CLOSE_LIMIT, all_closed).await.unwrap_or_else(|_| {
         tracing::warn!("not everything was closed in time");
-    }
+        Ok(())
+    });
     tracing::info!("stopped");
     // It blocks while it sends the last spans.
     let _ = tokio::task::spawn_blocking(|| telemetry.shutdown()).await;
     match ended {
-        Drained::Finished(outcome) => outcome,
-        Drained::DeadlinePassed => Ok(()),
+        Drained::Finished(outcome) => outcome.and(closed),
+        Drained::DeadlinePassed => closed,
     }
 }
 
@@ -157,12 +166,11 @@ fn start(
     role: Role,
     context: &Context,
     fetching: Option<&Fetching>,
-    token: Option<AdminToken>,
-    listeners: Listeners,
+    listener: Option<TcpListener>,
     stop: &CancellationToken,
 ) -> Roles {
     let mut roles = Roles::new();
-    if let (Some(fetching), Some(listener)) = (fetching, listeners.pulls) {
+    if let (Some(fetching), Some(listener)) = (fetching, listener) {
         let frontend = hydrant_frontend::Context {
             store: context.store.clone(),
             bus: context.bus.clone(),
@@ -186,34 +194,29 @@ fn start(
         let run = hydrant_notifier::run(notifier, stop.clone());
         roles.spawn(async { ("notifier", run.await) });
     }
-    start_admin(&mut roles, role, context, fetching, token, listeners.admin, stop);
     roles
 }
 
-/// The admin port: the control role's API beside it where there is that role.
-fn start_admin(
-    roles: &mut Roles,
+/// The admin port: the control role's API beside it where there is that role. It answers until
+/// `closing`, so that a process that drains can be watched; should it end by itself, the process
+/// stops with it.
+fn serve_admin(
     role: Role,
-    context: &Context,
-    fetching: Option<&Fetching>,
-    token: Option<AdminToken>,
+    config: hydrant_control::Config,
     listener: TcpListener,
     stop: &CancellationToken,
-) {
+    closing: CancellationToken,
+) -> impl Future<Output = anyhow::Result<()>> + use<> {
     let stop = stop.clone();
-    if !matches!(role, Role::Up | Role::Control) {
-        let readiness = context.readiness.clone();
-        let serving = admin::serve_admin(listener, readiness, axum::Router::new(), stop);
-        roles.spawn(async {
-            serving.await;
-            ("admin", Ok(()))
-        });
-        return;
+    async move {
+        let _stop_with_it = stop.clone().drop_guard();
+        if matches!(role, Role::Up | Role::Control) {
+            return hydrant_control::run(config, listener, stop, closing).await;
+        }
+        let readiness = config.context.readiness;
+        admin::serve_admin(listener, readiness, axum::Router::new(), closing).await;
+        Ok(())
     }
-    let breakers = fetching.map_or_else(Breakers::none, Fetching::breakers);
-    let config = hydrant_control::Config { context: context.clone(), token, breakers };
-    let run = hydrant_control::run(config, listener, stop);
-    roles.spawn(async { ("control", run.await) });
 }
 
 /// Waits for all roles. One that fails or ends unasked ends the others, and the process with them.
@@ -232,6 +235,8 @@ async fn all(mut roles: Roles, stop: &CancellationToken) -> anyhow::Result<()> {
         stop.cancel();
         first = first.and(outcome);
     }
+    // A process may have no role but what its admin port serves.
+    stop.cancelled().await;
     first
 }
 

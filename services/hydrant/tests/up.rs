@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use assert_cmd::Command;
-use hydrant_testkit::{FakeUpstream, Image, PortLease, Process, binaries, process, until};
+use hydrant_testkit::{FakeUpstream, Fault, Image, PortLease, Process, binaries, process, until};
 use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
 
@@ -17,7 +17,7 @@ struct Up {
     process: Process,
     admin: PortLease,
     dir: TempDir,
-    _listen: PortLease,
+    listen: PortLease,
 }
 
 impl Up {
@@ -39,7 +39,7 @@ impl Up {
         process.arg(format!("--admin=127.0.0.1:{}", admin.port()));
         process.arg("--nats-server").arg(binaries::find("nats-server"));
         process.spawn();
-        let mut up = Self { process, admin, dir, _listen: listen };
+        let mut up = Self { process, admin, dir, listen };
         up.ready().await;
         up
     }
@@ -208,6 +208,45 @@ async fn a_second_signal_ends_it_at_once_with_its_own_code() {
         up.process.logged("a second signal ends at once", SOON).await;
         up.process.signal(signal);
         assert_eq!(up.process.wait(SOON).await.code(), Some(code));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_drains_the_admin_port_answers_to_the_end() {
+    let upstream = FakeUpstream::start().await;
+    let image = Image::multi_arch(1, &["linux/amd64"], &[500_000]);
+    upstream.insert(&image, "app", "1");
+    upstream.inject("*/blobs/*", Fault::stall(1_000).method("GET"));
+    let mut up = Up::start_with(&LAB.replace("http://127.0.0.1:1", &upstream.url())).await;
+    let layer = &image.child("linux/amd64").all_blobs()[1].digest;
+    let pulls = format!("127.0.0.1:{}", up.listen.port());
+    let pull = reqwest::get(format!("http://{pulls}/v2/lab/app/blobs/{layer}")).await.unwrap();
+    assert_eq!(pull.status(), 200);
+    up.process.signal(process::SIGTERM);
+    until("the end of accepting", SOON, async || {
+        tokio::net::TcpStream::connect(&pulls).await.is_err().then_some(())
+    })
+    .await;
+    for (path, status) in [("healthz", 200), ("readyz", 503), ("metrics", 200)] {
+        let answer = reqwest::get(format!("{}/{path}", up.server())).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    drop(pull);
+    let status = up.process.wait(SOON).await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_not_there_is_told_once_at_the_start() {
+    let credential = "[[credential]]\nname = 'me'\nusername = { file = 'hydrant.toml' }\n\
+        password = { env = 'NOT_SET_FOR_THIS_TEST' }\n";
+    let up = Up::start_with(&format!("{LAB}{credential}")).await;
+    up.process.logged("NOT_SET_FOR_THIS_TEST", SOON).await;
+    let log = up.process.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("a secret cannot")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    for part in ["credential", "me", "password"] {
+        assert!(lines[0].contains(part), "{log}");
     }
 }
 
