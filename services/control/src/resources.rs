@@ -15,14 +15,17 @@ use axum::{
 };
 use hydrant_boot::{
     Action, Change, EditError, Editor, ResourceFeed,
-    merge::{all, by_name, merge, put, remove},
+    merge::{all, by_name, merge, name, put, remove},
 };
 use hydrant_rules::{
     Credential, Kind, Name, Problem, Resource, Resources, Rule, Table, Upstream, Webhook,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
 
 /// Says that the bus is away and the answer is what this process last knew.
 const LAST_KNOWN: HeaderName = HeaderName::from_static("x-hydrant-last-known-good");
@@ -119,6 +122,8 @@ fn in_use(kind: Kind, name: &str, problem: &Problem) -> Told {
 pub(crate) struct ApplyParams {
     /// Whether resources that the document does not name are deleted.
     prune: bool,
+    /// Whether a document without resources may prune, which deletes all there are.
+    allow_empty: bool,
     /// Whether only to say what would happen.
     dry_run: bool,
 }
@@ -137,6 +142,7 @@ pub(crate) async fn apply(
     body: Body,
 ) -> Result<Json<Applied>, Failure> {
     let wanted = document(&headers, &body)?;
+    check(&wanted, &params)?;
     let changes = match params.dry_run {
         true => foresee(&editor, &wanted, params.prune).await?,
         false => lay(&editor, &wanted, params.prune).await?,
@@ -144,6 +150,32 @@ pub(crate) async fn apply(
     let made = changes.iter().filter(|change| change.action != Action::Unchanged).count();
     tracing::info!(changes = made, dry_run = params.dry_run, "configuration applied");
     Ok(Json(Applied { changes, dry_run: params.dry_run }))
+}
+
+/// Refuses documents that say something else than what was meant: an empty one, as a failed
+/// generator writes it, and one that names a resource twice.
+fn check(wanted: &Resources, params: &ApplyParams) -> Result<(), Failure> {
+    if params.prune && !params.allow_empty && *wanted == Resources::default() {
+        let message = "the document names no resources, so that all there are would be deleted";
+        let remedy = "if that is meant, say so with allow_empty=true (`--allow-empty`)";
+        return Err(Failure::invalid("prune", message, remedy));
+    }
+    let named = Kind::ALL.into_iter().flat_map(|kind| {
+        all(wanted, kind).into_iter().map(move |resource| (kind, name(&resource).clone()))
+    });
+    let mut seen = HashSet::new();
+    let twice = named.filter(|one| !seen.insert(one.clone())).map(|(kind, name)| {
+        let message = format!("the document names the {kind} `{name}` more than once");
+        Told::new(
+            format!("{kind}.{name}.name"),
+            message,
+            "keep one, or give the other another name",
+        )
+    });
+    match twice.collect::<Vec<_>>() {
+        none if none.is_empty() => Ok(()),
+        twice => Err(Failure::Conflict(twice)),
+    }
 }
 
 async fn lay(editor: &Editor, wanted: &Resources, prune: bool) -> Result<Vec<Change>, Failure> {
@@ -207,7 +239,12 @@ fn parse(kind: Kind, name: &str, body: &Body) -> Result<Resource, Failure> {
         Kind::Upstream => Resource::Upstream(from_value::<Upstream>(value)?),
         Kind::Credential => Resource::Credential(from_value::<Credential>(value)?),
         Kind::Rule => Resource::Rule(from_value::<Rule>(value)?),
-        Kind::Webhook => Resource::Webhook(from_value::<Webhook>(value)?),
+        Kind::Webhook => {
+            let webhook = from_value::<Webhook>(value)?;
+            // An empty reason is none.
+            let disabled = webhook.disabled.filter(|reason| !reason.trim().is_empty());
+            Resource::Webhook(Webhook { disabled, ..webhook })
+        }
     })
 }
 

@@ -286,6 +286,38 @@ async fn a_document_is_applied_in_one_change_or_not_at_all() {
     control.end().await;
 }
 
+#[tokio::test]
+async fn a_document_that_is_empty_or_names_one_twice_is_refused() {
+    let control = Control::start().await.with_lab().await;
+    let empty = json!({});
+    for query in ["prune=true", "prune=true&dry_run=true"] {
+        let (status, body) =
+            control.send(Method::POST, &format!("/apply?{query}"), empty.clone()).await;
+        assert_eq!((status, field(&body)), (StatusCode::BAD_REQUEST, "prune"), "{body}");
+    }
+    let twice = |path: &str| json!({"name": "x", "downstream": path, "upstream": "lab"});
+    let document = json!({"rule": [twice("a/*"), twice("b/*")]});
+    let (status, body) = control.send(Method::POST, "/apply", document).await;
+    assert_eq!((status, field(&body)), (StatusCode::CONFLICT, "rule.x.name"), "{body}");
+    assert_eq!(control.get("/rules").await.1["items"].as_array().unwrap().len(), 1);
+    let meant = "/apply?prune=true&allow_empty=true";
+    assert_eq!(control.send(Method::POST, meant, empty).await.0, StatusCode::OK);
+    assert_eq!(control.get("/rules").await.1["items"], json!([]));
+    control.end().await;
+}
+
+#[tokio::test]
+async fn an_empty_reason_disables_no_webhook() {
+    let control = Control::start().await;
+    let webhook = json!({"url": "https://ci.example", "secret": {"env": "S"}, "disabled": "gone"});
+    assert_eq!(control.put("/webhooks/ci", webhook.clone()).await.0, StatusCode::CREATED);
+    let mut enabled = webhook;
+    enabled["disabled"] = json!("");
+    assert_eq!(control.put("/webhooks/ci", enabled).await.0, StatusCode::OK);
+    assert_eq!(control.get("/webhooks/ci").await.1["disabled"], Value::Null);
+    control.end().await;
+}
+
 fn job(control: &Control) -> HydrationRequested {
     let route = control.context.feed.current().route(&"lab/app".parse().unwrap()).unwrap();
     HydrationRequested {

@@ -146,6 +146,9 @@ pub struct Apply {
     /// Delete what the file does not name
     #[arg(long)]
     pub prune: bool,
+    /// Let a file without resources prune, which deletes all there are
+    #[arg(long, requires = "prune")]
+    pub allow_empty: bool,
     /// Only say what would change
     #[arg(long)]
     pub dry_run: bool,

@@ -14,7 +14,8 @@ struct Applied {
 pub async fn run(flags: Apply) -> Result<(), Failure> {
     let (text, base) = fields::text(&flags.file)?;
     let wanted = read(&text, &base, &flags)?;
-    let path = format!("/apply?prune={}&dry_run={}", flags.prune, flags.dry_run);
+    let Apply { prune, allow_empty, dry_run, .. } = flags;
+    let path = format!("/apply?prune={prune}&allow_empty={allow_empty}&dry_run={dry_run}");
     let body = serde_json::to_value(&wanted).expect("resources are strings, numbers and lists");
     let applied: Applied = Api::new(flags.server)?.post(&path, &body).await?;
     output::line(&report(&applied.changes, flags.dry_run))
