@@ -3,7 +3,7 @@
 use crate::{
     budget::within_budget,
     failure::Failure,
-    hydrations::{current_job, queue, record},
+    hydrations::{current_job, queue, record, wanted},
     input::Params,
 };
 use axum::{
@@ -15,7 +15,7 @@ use hydrant_boot::ResourceFeed;
 use hydrant_bus::Bus;
 use hydrant_proto::{Event, HydrationRequested};
 use hydrant_rules::Kind;
-use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, Wanted};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -95,10 +95,9 @@ async fn retry_job(
     request: HydrationRequested,
 ) -> Result<Value, Failure> {
     let image = request.image();
-    let job = current_job(&feed.current(), &image, request.lane, request.platforms)?;
-    let mut wanted = vec![Wanted::Whole];
-    wanted.extend(job.platforms.iter().cloned().map(Wanted::Platform));
-    record(store, &job, wanted).await?;
+    let table = feed.current();
+    let job = current_job(&table, &image, request.lane, request.platforms)?;
+    record(store, &job, wanted(&table, &job)).await?;
     let outcome = queue(bus, &job).await?;
     let status = format!("/api/v1/hydrations/{}", job.id());
     Ok(json!({ "hydration": job.id(), "outcome": outcome, "status": status }))

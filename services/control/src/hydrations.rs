@@ -160,7 +160,7 @@ pub(crate) fn no_rule(image: &Image) -> Failure {
 
 /// What to hydrate of an index. A rule that hydrates the platforms that were pulled says nothing
 /// of an image that nobody pulled: whoever asks for it and names none wants all of them.
-fn wanted(table: &Table, job: &HydrationRequested) -> Vec<Wanted> {
+pub(crate) fn wanted(table: &Table, job: &HydrationRequested) -> Vec<Wanted> {
     let policy = table.rule(&job.rule).map(|rule| &rule.platforms);
     match (&job.platforms[..], policy) {
         ([], Some(Platforms::Pulled)) => vec![Wanted::All],
