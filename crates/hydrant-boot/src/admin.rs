@@ -6,7 +6,7 @@ use crate::{
 };
 use axum::{
     Router,
-    extract::{RawQuery, State},
+    extract::{DefaultBodyLimit, RawQuery, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
     routing::get,
@@ -14,7 +14,7 @@ use axum::{
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower_http::{limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
+use tower_http::timeout::TimeoutLayer;
 
 /// Largest request body, in bytes: a whole resource document fits.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -46,7 +46,8 @@ pub fn router(readiness: Readiness, routes: Router) -> Router {
         .route("/readyz", get(readyz))
         .with_state(readiness)
         .merge(routes)
-        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
+        // Where a body is read, so that whoever reads it answers in its own words.
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
 }
 

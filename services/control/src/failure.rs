@@ -12,9 +12,14 @@ use hydrant_proto::FailureClass;
 use hydrant_rules::{Kind, Problem, Problems};
 use hydrant_store::StoreError;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// Seconds after which a caller may ask again when a dependency is away.
 const RETRY_AFTER: &str = "2";
+
+/// Most characters of one word, and of one text, of an answer.
+const LONGEST_WORD: usize = 120;
+const LONGEST_TEXT: usize = 2_000;
 
 /// Why a request was not served.
 #[derive(Debug)]
@@ -61,6 +66,12 @@ impl Told {
         remedy: impl Into<String>,
     ) -> Self {
         Self { field: field.into(), message: message.into(), remedy: remedy.into(), class: None }
+    }
+
+    /// For the answer: what the caller sent comes back short, however long it was.
+    fn shortened(self) -> Self {
+        let (field, message) = (shortened(&self.field), shortened(&self.message));
+        Self { field, message, remedy: shortened(&self.remedy), ..self }
     }
 }
 
@@ -130,6 +141,32 @@ impl Failure {
     }
 }
 
+/// `text` with each long word, which is a value that somebody sent, cut to [`LONGEST_WORD`]
+/// characters, and as a whole to [`LONGEST_TEXT`].
+fn shortened(text: &str) -> String {
+    let words =
+        text.split_inclusive(char::is_whitespace).map(|word| match cut(word, LONGEST_WORD) {
+            None => Cow::Borrowed(word),
+            Some(head) => {
+                // The quotes and the punctuation behind the value stay.
+                let end =
+                    word.trim_end_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation());
+                let end = &word[end.len()..];
+                Cow::Owned(format!("{head}…{}", cut(end, 4).unwrap_or(end)))
+            }
+        });
+    let text: String = words.collect();
+    match cut(&text, LONGEST_TEXT) {
+        None => text,
+        Some(head) => format!("{head}…"),
+    }
+}
+
+/// The first `limit` characters of a text that has more.
+fn cut(text: &str, limit: usize) -> Option<&str> {
+    text.char_indices().nth(limit).map(|(end, _)| &text[..end])
+}
+
 #[derive(Serialize)]
 struct Body {
     error: Told,
@@ -141,7 +178,7 @@ struct Body {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status();
-        let told = self.told();
+        let told: Vec<Told> = self.told().into_iter().map(Told::shortened).collect();
         let error = told.first().cloned().unwrap_or_else(|| Told::new("", "failed", ""));
         let errors = if told.len() > 1 { told } else { Vec::new() };
         let mut response = (status, Json(Body { error, errors })).into_response();
@@ -211,5 +248,21 @@ impl From<EditError<Failure>> for Failure {
             },
             EditError::Bus(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_cut_and_what_is_said_of_them_stays() {
+        let long = "é".repeat(5_000);
+        let told = shortened(&format!("`{long}`: it is not a tag; {long}"));
+        assert!(told.contains("…`: it is not a tag; é") && told.ends_with("é…"), "{told}");
+        assert!(told.chars().count() < 300, "{told}");
+        let usual = "rule.x.upstream names `lab`,\nwhich is not there";
+        assert_eq!(shortened(usual), usual);
+        assert_eq!(shortened(&"a ".repeat(5_000)).chars().count(), LONGEST_TEXT + 1);
     }
 }

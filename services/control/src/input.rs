@@ -3,9 +3,10 @@
 use crate::failure::Failure;
 use axum::{
     extract::{FromRequest, FromRequestParts, Query, Request},
-    http::{StatusCode, request::Parts},
+    http::{StatusCode, header::CONTENT_LENGTH, request::Parts},
 };
 use bytes::Bytes;
+use hydrant_boot::admin::MAX_BODY_BYTES;
 use hydrant_proto::Image;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -36,6 +37,9 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        if announced(&request).is_some_and(|length| length > MAX_BODY_BYTES) {
+            return Err(Failure::TooLarge);
+        }
         Bytes::from_request(request, state).await.map(Self).map_err(|rejection| {
             match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => Failure::TooLarge,
@@ -43,6 +47,11 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             }
         })
     }
+}
+
+/// The length a request says its body has, so that nobody sends in vain what is not taken.
+fn announced(request: &Request) -> Option<usize> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl Body {

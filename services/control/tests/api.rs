@@ -16,7 +16,11 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -187,6 +191,25 @@ async fn a_wrong_request_is_refused_with_its_field_and_changes_nothing() {
         let (status, answer) = control.get(path).await;
         assert_eq!((status, field(&answer)), (StatusCode::BAD_REQUEST, expected), "{answer}");
     }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn a_large_request_is_refused_in_the_words_of_the_api_and_echoed_short() {
+    let control = Control::start().await;
+    let mut raw = TcpStream::connect(control.address).await.unwrap();
+    let head = "PUT /api/v1/rules/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                content-length: 2097152\r\n\r\n";
+    raw.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, raw.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("{\"error\":{\"field\":\"body\""), "{answer}");
+    let long = "x".repeat(100_000);
+    let asked = json!({"image": format!("{long}:1")});
+    let (status, answer) = control.send(Method::POST, "/hydrations", asked).await;
+    assert_eq!((status, field(&answer)), (StatusCode::BAD_REQUEST, "image"));
+    assert!(answer.to_string().len() < 1_000, "{answer}");
     control.end().await;
 }
 
