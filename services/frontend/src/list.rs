@@ -29,23 +29,26 @@ struct Listed {
 }
 
 impl Lists {
-    /// `name` is the repository as the client spells it, `place` where that leads.
+    /// `name` is the repository as the client spells it, in the registry `namespace` it believes it
+    /// speaks to; `place` is where that leads.
     pub async fn tags(
         &self,
         place: &Place,
         name: &RepositoryName,
         page: &Page<Tag>,
+        namespace: Option<&str>,
     ) -> Result<Answer, Failure> {
         let n = page.n;
-        if n == 0 {
-            return Ok(tag_list(name, &[]));
-        }
+        // Whether there is such a repository is told to those who want no names, too.
+        let page = &Page { n: n.max(1), last: page.last.clone() };
         let (local, upstream) =
             tokio::join!(self.local_tags(place, page), self.asking.tags(place, page));
         let (mut listed, stale) = match (local, upstream) {
             (Ok(local), Ok(upstream)) => (local.and(upstream.into()), None),
             (Err(_), Ok(upstream)) => (upstream.into(), None),
-            (Ok(local), Err(failure)) if local.names.is_empty() && page.last.is_none() => {
+            (Ok(local), Err(failure))
+                if local.names.is_empty() && !self.has_tags(place).await? =>
+            {
                 return Err(failure);
             }
             (Ok(local), Err(failure)) if failure.is_unknown() => (local, None),
@@ -56,7 +59,8 @@ impl Lists {
         let (names, more) = listed.cut(n);
         let mut answer = tag_list(name, &names);
         if let (true, Some(last)) = (more, names.last()) {
-            answer = answer.followed_by(&format!("/v2/{name}/tags/list?n={n}&last={last}"));
+            let ns = namespace.map(|namespace| format!("&ns={namespace}")).unwrap_or_default();
+            answer = answer.followed_by(&format!("/v2/{name}/tags/list?n={n}&last={last}{ns}"));
         }
         Ok(match stale {
             Some(failure) => answer.stale(&failure),
@@ -71,6 +75,12 @@ impl Lists {
         let list = self.shelf.store.tags(place.repository(), page.last.as_ref(), page.n);
         let found = self.shelf.ask(list).await?;
         Ok(Listed { names: found.items.into_iter().collect(), more: found.more })
+    }
+
+    /// Whether there is any local tag, before or after a page that has none.
+    async fn has_tags(&self, place: &Place) -> Result<bool, Failure> {
+        let first = self.local_tags(place, &Page { n: 1, last: None }).await?;
+        Ok(!first.names.is_empty())
     }
 
     /// Local repositories that a rule leads to; the others are as if they were not there.

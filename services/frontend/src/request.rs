@@ -63,7 +63,7 @@ pub enum Rejected {
     /// A tag outside the grammar, which therefore cannot exist.
     #[error("no tag can have this name")]
     Tag,
-    #[error("`n` must be a whole number, not negative")]
+    #[error("`n` must be one whole number, not negative")]
     PageSize,
     #[error("invalid query parameter")]
     Query,
@@ -217,6 +217,7 @@ impl Query {
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
+                "n" if query.n.is_some() => return Err(Rejected::PageSize),
                 "n" => query.n = Some(page_size(value)?),
                 "last" => set_once(&mut query.last, value)?,
                 "ns" => set_once(&mut query.ns, value)?,
@@ -392,6 +393,8 @@ mod tests {
             ("/v2/a/tags/list?n=-1", Rejected::PageSize),
             ("/v2/a/tags/list?n=abc", Rejected::PageSize),
             ("/v2/a/tags/list?n=", Rejected::PageSize),
+            ("/v2/a/tags/list?n=1&n=2", Rejected::PageSize),
+            ("/v2/_catalog?n=1&n=1", Rejected::PageSize),
             ("/v2/a/tags/list?last=%0d%0a", Rejected::Encoding),
             (&format!("/v2/a/tags/list?last={long}"), Rejected::Query),
             ("/v2/a/tags/list?last=a/b", Rejected::Query),

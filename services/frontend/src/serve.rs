@@ -114,7 +114,7 @@ impl Server {
             }
             Ask::Tags { name, page } => {
                 let place = self.place(request, name, caller)?;
-                self.lists.tags(&place, name, page).await
+                self.lists.tags(&place, name, page, request.namespace.as_deref()).await
             }
             Ask::Referrers { name, digest, artifact_type } => {
                 let place = self.place(request, name, caller)?;

@@ -214,6 +214,42 @@ async fn tags_of_upstream_and_cache_are_listed_together() {
 }
 
 #[tokio::test]
+async fn a_list_of_nothing_known_is_no_empty_list() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).build();
+    lab.upstream.insert(&image, "app", "a");
+    lab.hydrate(&image, "lab/local", "a").await;
+    for query in ["", "?n=0", "?last=x", "?n=0&last=x"] {
+        let path = format!("lab/none/tags/list{query}");
+        assert_eq!(lab.refusal(&path).await, (404, "unknown".to_owned()), "{query}");
+    }
+    assert_eq!(lab.refusal("lab/app/tags/list?n=1&n=2").await.0, 400);
+    lab.upstream.stop().await;
+    for query in ["", "?n=0", "?last=x"] {
+        // 503 once the breaker is open.
+        let (status, class) = lab.refusal(&format!("lab/app/tags/list{query}")).await;
+        assert!(matches!(status, 502 | 503), "{query}: {status} {class}");
+    }
+    let (headers, body) = lab.pull("lab/local/tags/list?last=x").await;
+    assert_eq!(body, r#"{"name":"lab/local","tags":[]}"#);
+    assert_eq!(header(&headers, "warning"), "110 - \"Response is Stale\"");
+}
+
+#[tokio::test]
+async fn the_next_page_is_of_the_same_registry() {
+    let more = "[[upstream]]\nname='ghcr'\nendpoint='{upstream}'\nallow_private=true\n\
+                namespace='ghcr.io'\n[[rule]]\nname='ghcr'\ndownstream='github/*'\nupstream='ghcr'\n";
+    let lab = Lab::setup().more(more).start().await;
+    let image = ImageBuilder::new(1).build();
+    for tag in ["a", "b"] {
+        lab.upstream.insert(&image, "app", tag);
+    }
+    let (headers, _) = lab.pull("app/tags/list?n=1&ns=ghcr.io").await;
+    let link = header(&headers, "link");
+    assert_eq!(link, "</v2/app/tags/list?n=1&last=a&ns=ghcr.io>; rel=\"next\"");
+}
+
+#[tokio::test]
 async fn catalog_and_referrers_tell_what_is_local() {
     let lab = Lab::start().await;
     let image = ImageBuilder::new(1).build();
