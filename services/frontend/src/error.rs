@@ -83,9 +83,8 @@ impl Failure {
             Self::Rejected(_) | Self::Range { .. } => None,
             Self::Upstream { error, .. } => Some(error.class()),
             Self::Flight(error) => Some(error.class()),
-            Self::Storage(_) | Self::SlowStorage | Self::Overloaded | Self::Abandoned => {
-                Some(FailureClass::Storage)
-            }
+            Self::Overloaded => Some(FailureClass::UpstreamLimit),
+            Self::Storage(_) | Self::SlowStorage | Self::Abandoned => Some(FailureClass::Storage),
         }
     }
 
@@ -246,6 +245,22 @@ mod tests {
             let said = of_class(class, What::Manifest, None, Audience::Direct);
             assert_eq!(said.status == StatusCode::NOT_FOUND, class == FailureClass::Unknown);
             assert_eq!(said.class, class.as_str());
+        }
+    }
+
+    #[test]
+    fn a_failure_has_one_class() {
+        for failure in [
+            Failure::Overloaded,
+            Failure::SlowStorage,
+            Failure::Abandoned,
+            Failure::NoRule,
+            Failure::Missing(What::Blob),
+            Failure::Rejected(Rejected::Write),
+            limited(1),
+        ] {
+            let said = failure.said(Audience::Mirror);
+            assert_eq!(Some(said.class), failure.class().map(FailureClass::as_str), "{failure}");
         }
     }
 
