@@ -85,7 +85,8 @@ impl Blobs {
         read: Read,
         asked: &HeaderMap,
     ) -> Result<Answer, Failure> {
-        let mut found = match self.memory.blobs.get(&place.spot(digest)) {
+        let remembered = self.memory.blobs.get(&place.spot(digest));
+        let mut found = match remembered.filter(|size| self.is_whole(place, digest, *size)) {
             Some(size) => Whereabouts::Stored { size },
             None => self.find(place, digest, read).await?,
         };
@@ -199,11 +200,24 @@ impl Blobs {
             tokio::try_join!(store.has_link(place.repository(), digest), store.blob_size(digest))
         };
         let (linked, size) = self.shelf.ask(look).await?;
+        let size = size.filter(|size| self.is_whole(place, digest, *size));
         Ok(match (linked && own, size) {
             (true, Some(size)) => Local::Readable { size },
             (false, Some(size)) => Local::Unlinked { size },
             (_, None) => Local::Absent,
         })
+    }
+
+    /// Whether `size` is what the manifests that were shown here say of the blob. What is stored
+    /// with another size was cut off.
+    fn is_whole(&self, place: &Place, digest: &Digest, size: u64) -> bool {
+        let described = self.family.size(&place.spot(digest));
+        let is_whole = described.is_none_or(|described| described == size);
+        if !is_whole {
+            tracing::warn!(%digest, size_bytes = size, expected_bytes = described,
+                image.repository = %place.repository(), "stored blob has the wrong size");
+        }
+        is_whole
     }
 
     /// The size of the blob by the upstream's word that the rule's repository has it.

@@ -1,6 +1,6 @@
 //! Blobs: flights, ranges, and bodies that go wrong.
 
-use crate::lab::{Lab, SOON, header};
+use crate::lab::{Lab, SOON, directory_store, file_of, header};
 use hydrant_testkit::{Fault, Image, ImageBuilder, until};
 use std::{sync::Arc, time::Duration};
 
@@ -206,4 +206,27 @@ async fn too_many_upstream_requests_are_turned_away() {
     let refused = lab.get("lab/app/manifests/1").send().await.unwrap();
     assert_eq!(refused.status(), 429);
     assert!(header(refused.headers(), "retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn a_stored_blob_of_the_wrong_size_is_not_believed_and_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = Lab::setup().store(directory_store(&directory)).start().await;
+    let image = ImageBuilder::new(1).layer(300_000).build();
+    lab.upstream.insert(&image, "app", "1");
+    lab.hydrate(&image, "lab/app", "1").await;
+    let layer = &image.blobs[1];
+    let whole = layer.content.bytes();
+    std::fs::write(file_of(&directory, &layer.digest), &whole[..100_000]).unwrap();
+    lab.pull("lab/app/manifests/1").await;
+    let path = format!("lab/app/blobs/{}", layer.digest);
+    let head = lab.head(&path).send().await.unwrap();
+    assert_eq!(header(head.headers(), "content-length"), "300000");
+    let part = lab.get(&path).header("range", "bytes=99990-200000").send().await.unwrap();
+    assert_eq!(header(part.headers(), "content-range"), "bytes 99990-200000/300000");
+    assert_eq!(part.bytes().await.unwrap(), whole[99_990..=200_000]);
+    until("it is stored whole", SOON, async || {
+        (lab.store.blob_size(&layer.digest).await.unwrap() == Some(300_000)).then_some(())
+    })
+    .await;
 }

@@ -8,12 +8,15 @@ use hydrant_flight::Flights;
 use hydrant_frontend::{Context, Settings, run};
 use hydrant_proto::{Digest, MediaType, Reference, RepositoryName};
 use hydrant_rules::{Resources, Table};
-use hydrant_store::{MissRecord, Owner, Store, TagRecord};
+use hydrant_store::{MissRecord, Owner, Store, StoreConfig, StoreUrl, TagRecord};
 use hydrant_testkit::{FakeUpstream, Image, PortLease, until};
 use hydrant_upstream::{SecretSource, Upstreams};
 use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, Response};
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -255,6 +258,18 @@ pub fn assert_manifest((headers, body): &(reqwest::header::HeaderMap, Bytes), im
     assert_eq!(header(headers, "x-hydrant-rule"), "lab");
     assert!(!header(headers, "x-hydrant-request-id").is_empty());
     assert!(MediaType::parse(header(headers, "content-type")).is_some());
+}
+
+/// Storage in a directory, whose files a test can damage.
+pub fn directory_store(directory: &TempDir) -> Store {
+    let url = StoreUrl::Directory(directory.path().into());
+    Store::open(&StoreConfig::from_env(url)).unwrap()
+}
+
+/// The file of a blob or manifest in a directory.
+pub fn file_of(directory: &TempDir, digest: &Digest) -> PathBuf {
+    let hex = digest.hex();
+    directory.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
 pub fn reference(text: &str) -> Reference {

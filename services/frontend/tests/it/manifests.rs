@@ -1,6 +1,6 @@
 //! Manifests, cold and warm.
 
-use crate::lab::{Lab, assert_manifest, header};
+use crate::lab::{Lab, assert_manifest, directory_store, file_of, header};
 use hydrant_testkit::{Fault, Image, ImageBuilder};
 use std::sync::Arc;
 
@@ -115,17 +115,12 @@ async fn a_wrong_manifest_is_refused() {
 #[tokio::test]
 async fn a_damaged_local_manifest_is_fetched_again() {
     let directory = tempfile::tempdir().unwrap();
-    let config = hydrant_store::StoreConfig::from_env(hydrant_store::StoreUrl::Directory(
-        directory.path().into(),
-    ));
-    let store = hydrant_store::Store::open(&config).unwrap();
+    let store = directory_store(&directory);
     let lab = Lab::setup().store(store).start().await;
     let image = ImageBuilder::new(1).layer(10).build();
     lab.upstream.insert(&image, "app", "1");
     lab.hydrate(&image, "lab/app", "1").await;
-    let hex = image.digest.hex();
-    let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
-    std::fs::write(directory.path().join(path), "damaged").unwrap();
+    std::fs::write(file_of(&directory, &image.digest), "damaged").unwrap();
     assert_manifest(&lab.pull("lab/app/manifests/1").await, &image);
     assert_eq!(lab.upstream.gets("*/manifests/*"), 1);
 }
