@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::HeaderMap;
 use hydrant_flight::{Flight, FlightError, Flights, Opened, Passthrough, Source, pass_through};
-use hydrant_proto::Digest;
+use hydrant_proto::{Digest, FailureClass};
 use hydrant_rules::Delivery;
 use hydrant_telemetry::metrics::{PullKind, PullOutcome};
 use hydrant_upstream::Priority;
@@ -172,8 +172,9 @@ impl Blobs {
         Ok(Whereabouts::Upstream { size: self.entitled(place, digest).await? })
     }
 
-    /// A blob that is stored for another repository. An upstream that cannot tell by HEAD whether
-    /// it has it here too (where HEAD is redirected to storage that refuses it) tells by GET.
+    /// A blob that is stored for another repository. An upstream that refuses to tell by HEAD
+    /// whether it has it here too (where HEAD is redirected to storage that refuses it) tells by
+    /// GET; one that is in trouble is not asked again.
     async fn shared(
         &self,
         place: &Place,
@@ -188,8 +189,10 @@ impl Blobs {
                 }
                 Ok(Whereabouts::Stored { size })
             }
-            Err(failure) if failure.is_unknown() || read == Read::Head => Err(failure),
-            Err(_) => self.fly(place, digest).await,
+            Err(failure) if read == Read::Get && failure.class() == Some(FailureClass::Denied) => {
+                self.fly(place, digest).await
+            }
+            Err(failure) => Err(failure),
         }
     }
 

@@ -182,3 +182,26 @@ async fn a_blob_stored_for_another_is_shared_when_the_upstream_has_it_here_too()
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_upstream_in_trouble_is_not_asked_twice_for_what_is_stored_for_another() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).layer(300_000).build();
+    lab.hydrate(&image, "lab/one", "1").await;
+    lab.upstream.insert(&image, "two", "1");
+    let path = format!("lab/two/blobs/{}", image.blobs[1].digest);
+    lab.upstream.inject("*/blobs/*", Fault::status(503).method("HEAD"));
+    assert_eq!(lab.refusal(&path).await, (502, "upstream-down".to_owned()));
+    assert_eq!(lab.upstream.gets("*/blobs/*"), 0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_head_tells_by_get() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).layer(300_000).build();
+    lab.hydrate(&image, "lab/one", "1").await;
+    lab.upstream.insert(&image, "two", "1");
+    lab.upstream.inject("*/blobs/*", Fault::status(403).method("HEAD"));
+    let (_, body) = lab.pull(&format!("lab/two/blobs/{}", image.blobs[1].digest)).await;
+    assert_eq!(body, image.blobs[1].content.bytes());
+}
