@@ -3,7 +3,7 @@
 //! Links make content visible in a downstream repository. When a rule is changed so that the name
 //! leads elsewhere, what the old origin brought must not be visible under the new one.
 
-use crate::{Store, cas::Stamp, error::StoreError, key, key::Key, tag::Owner};
+use crate::{Store, cas::Stamp, error::StoreError, key, key::Key, object::Stored, tag::Owner};
 use futures::TryStreamExt;
 use hydrant_proto::{RepositoryName, Tag};
 use jiff::Timestamp;
@@ -22,8 +22,7 @@ impl Store {
     /// The origin whose content is visible in `repository`; `None` before anything was cached in
     /// it, such as in one that a stock registry filled.
     pub async fn origin(&self, repository: &RepositoryName) -> Result<Option<String>, StoreError> {
-        let record = self.get_json::<OriginRecord>(&self.at(Key::Origin(repository))).await?;
-        Ok(record.map(|(record, _)| record.origin))
+        Ok(self.read_origin(repository).await?.map(|(origin, _)| origin))
     }
 
     /// Notes that `repository` is filled from `origin`, if nothing is noted yet. Returns the origin
@@ -53,15 +52,14 @@ impl Store {
         repository: &RepositoryName,
         origin: &str,
     ) -> Result<(), StoreError> {
-        let path = self.at(Key::Origin(repository));
-        let Some((record, stamp)) = self.get_json::<OriginRecord>(&path).await? else {
+        let Some((standing, stamp)) = self.read_origin(repository).await? else {
             return self.claim_origin(repository, origin).await.map(drop);
         };
-        if record.origin == origin {
+        if standing == origin {
             return Ok(());
         }
         self.refuse_pushed(repository).await?;
-        tracing::warn!(image.repository = %repository, from = record.origin, to = origin,
+        tracing::warn!(image.repository = %repository, from = standing, to = origin,
             "the rule leads elsewhere now: what was cached under it is not visible any more");
         for folder in key::visible_in(repository) {
             let mut listed = std::pin::pin!(self.list_all(self.below(&folder)));
@@ -70,6 +68,19 @@ impl Store {
             }
         }
         self.write_origin(repository, origin, &stamp).await
+    }
+
+    /// A record that cannot be read names no origin that anybody has: whose content it was cannot be
+    /// told, so nobody sees it, and the next hydration fetches it anew.
+    async fn read_origin(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Option<(String, Stamp)>, StoreError> {
+        let path = self.at(Key::Origin(repository));
+        Ok(self.get_record::<OriginRecord>(&path).await?.map(|stored| match stored {
+            Stored::Readable(record, stamp) => (record.origin, stamp),
+            Stored::Unreadable(object) => ("unreadable".to_owned(), self.stamp(&object)),
+        }))
     }
 
     async fn write_origin(
@@ -128,5 +139,16 @@ mod tests {
         assert!(!store.has_link(&name, &own).await.unwrap());
         assert!(store.has_link(&nested, &own).await.unwrap(), "a nested repository is another one");
         assert_eq!(store.origin(&name).await.unwrap().as_deref(), Some("b"));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_hides_what_is_there_until_the_next_take_over() {
+        let store = Store::in_memory();
+        let name: RepositoryName = "lab/app".parse().unwrap();
+        let path = store.at(Key::Origin(&name));
+        store.put(&path, "{garbage".into(), object_store::PutMode::Overwrite).await.unwrap();
+        assert_eq!(store.origin(&name).await.unwrap().as_deref(), Some("unreadable"));
+        store.take_over(&name, "a").await.unwrap();
+        assert_eq!(store.origin(&name).await.unwrap().as_deref(), Some("a"));
     }
 }
