@@ -3,125 +3,17 @@
 // Helpers of tests fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use clap::Parser;
-use hydrant_boot::{AdminToken, Context, Readiness, Role, Settings, bind};
-use hydrant_control::{Breakers, Config};
+mod control;
+
+use control::{Control, SOON, field, silent_store, told};
 use hydrant_proto::{Event, HydrationRequested, JobPhase, JobState, Lane};
-use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, S3Settings, Store, StoreConfig, Wanted};
-use hydrant_testkit::NatsServer;
-use reqwest::{Method, Response, StatusCode, header};
+use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Wanted};
+use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
-use std::{
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
-
-const SOON: Duration = Duration::from_secs(10);
-
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    settings: Settings,
-}
-
-/// A control process with its own nats-server and store.
-struct Control {
-    address: SocketAddr,
-    http: reqwest::Client,
-    context: Context,
-    stop: CancellationToken,
-    serving: JoinHandle<anyhow::Result<()>>,
-    nats: NatsServer,
-    _data: TempDir,
-}
-
-impl Control {
-    async fn start() -> Self {
-        Self::start_with(None, &[]).await
-    }
-
-    async fn start_with(token: Option<&str>, flags: &[&str]) -> Self {
-        Self::start_over(None, token, flags).await
-    }
-
-    async fn start_over(store: Option<Store>, token: Option<&str>, flags: &[&str]) -> Self {
-        let (nats, data) = (NatsServer::start().await, tempfile::tempdir().unwrap());
-        let stop = CancellationToken::new();
-        let in_data = format!("--data={}", data.path().display());
-        let line = Line::try_parse_from([&["hydrant", &in_data], flags].concat()).unwrap();
-        let readiness = Readiness::default();
-        let url = nats.url();
-        let context = Context::start(line.settings, Role::Control, &url, readiness, &stop);
-        let mut context = context.await.unwrap();
-        if let Some(store) = store {
-            context.store = store;
-        }
-        let mut connected = context.bus.connected();
-        connected.wait_for(|connected| *connected).await.unwrap();
-        let listener = bind("--admin", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = Config {
-            context: context.clone(),
-            token: token.map(|token| AdminToken::parse(token).unwrap()),
-            breakers: Breakers::none(),
-        };
-        let serving =
-            tokio::spawn(hydrant_control::run(config, listener, stop.clone(), stop.clone()));
-        hydrant_boot::install_tls_provider();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { address, http, context, stop, serving, nats, _data: data }
-    }
-
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, format!("http://{}{path}", self.address))
-    }
-
-    async fn send(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
-        told(self.request(method, &format!("/api/v1{path}")).json(&body).send().await.unwrap())
-            .await
-    }
-
-    async fn get(&self, path: &str) -> (StatusCode, Value) {
-        told(self.request(Method::GET, &format!("/api/v1{path}")).send().await.unwrap()).await
-    }
-
-    async fn put(&self, path: &str, body: Value) -> (StatusCode, Value) {
-        self.send(Method::PUT, path, body).await
-    }
-
-    /// An upstream and a rule for `lab/*`.
-    async fn with_lab(self) -> Self {
-        let upstream = json!({"endpoint": "https://lab.example"});
-        assert_eq!(self.put("/upstreams/lab", upstream).await.0, StatusCode::CREATED);
-        let rule = json!({"downstream": "lab/*", "upstream": "lab"});
-        assert_eq!(self.put("/rules/lab", rule).await.0, StatusCode::CREATED);
-        self
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        tokio::time::timeout(SOON, self.serving).await.unwrap().unwrap().unwrap();
-        self.context.close().await;
-        drop(self.nats);
-    }
-}
-
-async fn told(response: Response) -> (StatusCode, Value) {
-    let status = response.status();
-    let text = response.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-}
-
-fn field(body: &Value) -> &str {
-    body["error"]["field"].as_str().unwrap_or_default()
-}
 
 #[tokio::test]
 async fn resources_are_made_read_changed_and_deleted() {
@@ -432,20 +324,6 @@ async fn a_hydration_asked_for_without_nats_is_recorded() {
     assert_eq!(read.status(), StatusCode::OK);
     assert!(read.headers().contains_key("x-hydrant-last-known-good"));
     control.end().await;
-}
-
-/// A store that takes connections and never says a word.
-fn silent_store() -> (TcpListener, Store) {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let s3 = S3Settings::from_vars([
-        ("AWS_ENDPOINT_URL", format!("http://{}", silent.local_addr().unwrap())),
-        ("AWS_ALLOW_HTTP", "true".to_owned()),
-        ("AWS_REGION", "us-east-1".to_owned()),
-        ("AWS_ACCESS_KEY_ID", "id".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "key".to_owned()),
-    ]);
-    let url = "s3://cache".parse().unwrap();
-    (silent, Store::open(&StoreConfig { url, s3, public_endpoint: None }).unwrap())
 }
 
 #[tokio::test]
