@@ -30,6 +30,9 @@ const STAGED_KIB: u32 = 64 * 1024;
 const AT_ONCE: usize = 32;
 /// How long the same miss is not written down again.
 const RECENT: Duration = Duration::from_secs(60);
+/// How often storage is asked whether the manifest of such a miss is still there. It is gone when
+/// it was found damaged.
+const LOOKED: Duration = Duration::from_secs(5);
 /// How long the job of an index waits for the client to say which platform it wants.
 const CHILD_GRACE: Duration = Duration::from_secs(10);
 /// Tries to record a miss before it is published without a record.
@@ -65,6 +68,7 @@ pub enum Publish {
 pub struct Misses {
     sender: mpsc::Sender<Queued>,
     recent: Cache<String, ()>,
+    looked: Cache<String, ()>,
     room: Arc<Semaphore>,
 }
 
@@ -72,6 +76,8 @@ struct Queued {
     miss: Miss,
     /// Continues the trace of the pull in the job.
     trace: Vec<(String, String)>,
+    /// It was written down a moment ago, and counts only if its manifest is gone since.
+    again: bool,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -86,15 +92,18 @@ pub struct Recorder {
 pub fn misses(store: Store, bus: Bus) -> (Misses, Recorder) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let recent = Cache::builder().max_capacity(100_000).time_to_live(RECENT).build();
+    let looked = Cache::builder().max_capacity(100_000).time_to_live(LOOKED).build();
     let room = Arc::new(Semaphore::new(STAGED_KIB as usize));
-    (Misses { sender, recent, room }, Recorder { receiver, store, bus })
+    (Misses { sender, recent, looked, room }, Recorder { receiver, store, bus })
 }
 
 impl Misses {
-    /// Hands in a miss; never waits. One that was handed in a moment ago is let go.
+    /// Hands in a miss; never waits. One that was handed in a moment ago is let go, unless its
+    /// manifest has got lost.
     pub fn push(&self, mut miss: Miss) {
         let key = identity(&miss);
-        if self.recent.contains_key(&key) {
+        let again = self.recent.contains_key(&key);
+        if again && (self.looked.contains_key(&key) || miss.held.is_none()) {
             return;
         }
         let kib = miss.held.as_ref().map_or(0, |held| held.weight() / 1024 + 1);
@@ -102,9 +111,13 @@ impl Misses {
         if room.is_none() {
             miss.held = None;
         }
-        let queued = Queued { miss, trace: propagation::inject_current(), _room: room };
+        let queued = Queued { miss, trace: propagation::inject_current(), again, _room: room };
         match self.sender.try_send(queued) {
-            Ok(()) => self.recent.insert(key, ()),
+            Ok(()) if again => self.looked.insert(key, ()),
+            Ok(()) => {
+                self.looked.insert(key.clone(), ());
+                self.recent.insert(key, ());
+            }
             Err(_) => metrics().misses.handled(MissOutcome::Dropped),
         }
     }
@@ -119,6 +132,8 @@ fn identity(Miss { request, wanted, held, .. }: &Miss) -> String {
 enum Step {
     Recorded(Publishing, Publish),
     Published,
+    /// There was nothing to do.
+    Superfluous,
     /// The bus did not take it.
     Unpublished(Publishing),
 }
@@ -173,7 +188,7 @@ fn settle(
             board.wait(publishing, CHILD_GRACE);
         }
         Step::Recorded(publishing, _) => board.wait(publishing, Duration::ZERO),
-        Step::Published => {}
+        Step::Published | Step::Superfluous => {}
         Step::Unpublished(publishing) if closing => {
             tracing::info!(job.id = %publishing.request.id(), "job left to the sweep");
         }
@@ -186,8 +201,11 @@ fn settle(
 
 /// Stages the manifest and records the miss, again and again while storage is away.
 async fn record(store: Store, queued: Queued, closing: CancellationToken) -> Step {
-    let Queued { miss, trace, _room } = queued;
+    let Queued { miss, trace, again, _room } = queued;
     let (held, origin) = (miss.held.as_deref(), miss.origin);
+    if again && !is_lost(&store, held).await {
+        return Step::Superfluous;
+    }
     let record =
         MissRecord { request: miss.request, wanted: miss.wanted, missed_at: Timestamp::now() };
     for attempt in 1..=RECORD_TRIES {
@@ -201,6 +219,12 @@ async fn record(store: Store, queued: Queued, closing: CancellationToken) -> Ste
         closing.run_until_cancelled(tokio::time::sleep(SCHEDULE.delay(attempt))).await;
     }
     Step::Recorded(Publishing::new(record.request, trace), miss.publish)
+}
+
+/// Whether storage says for certain that it does not have the manifest.
+async fn is_lost(store: &Store, held: Option<&Held>) -> bool {
+    let Some(held) = held else { return false };
+    matches!(store.blob_size(&held.digest).await, Ok(None))
 }
 
 async fn record_once(

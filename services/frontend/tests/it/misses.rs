@@ -1,6 +1,6 @@
 //! What is written down behind an answer, and what it asks to be hydrated.
 
-use crate::lab::{Lab, SOON, assert_manifest, reference};
+use crate::lab::{Lab, SOON, assert_manifest, directory_store, file_of, reference};
 use hydrant_proto::{HydrationRequested, Lane};
 use hydrant_store::Wanted;
 use hydrant_testkit::{Image, ImageBuilder, NatsServer, until};
@@ -95,6 +95,22 @@ async fn a_stopping_frontend_writes_down_what_it_has() {
     lab.stop().await;
     assert_eq!(lab.misses(1).await.len(), 1);
     assert_eq!(depth(&lab).await, 1, "an index does not wait for its child any more");
+}
+
+#[tokio::test]
+async fn a_manifest_that_got_lost_is_staged_again_soon() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = Lab::setup().store(directory_store(&directory)).start().await;
+    let image = ImageBuilder::new(1).build();
+    lab.upstream.insert(&image, "app", "1");
+    lab.pull("lab/app/manifests/1").await;
+    lab.misses(1).await;
+    std::fs::remove_file(file_of(&directory, &image.digest)).unwrap();
+    until("it is staged again", SOON, async || {
+        lab.pull("lab/app/manifests/1").await;
+        lab.store.staged_manifest(&image.digest).await.unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
