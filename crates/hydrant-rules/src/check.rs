@@ -453,6 +453,12 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_reason_disables_no_webhook() {
+        let lab = Resources::from_toml(&format!("{LAB}disabled = \"\"\n"), Path::new("/")).unwrap();
+        assert_eq!(lab.webhook[0].disabled, None);
+    }
+
+    #[test]
     fn duplicates_clash() {
         let twice = format!("{LAB}\n[[rule]]\nname='b'\ndownstream='lab/*'\nupstream='lab'\n");
         let base = Path::new("/");

@@ -304,6 +304,11 @@ pub struct Webhook {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repositories: Vec<String>,
     /// Why nothing is sent at the moment; absent while the webhook is enabled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "reason_if_any")]
     pub disabled: Option<String>,
+}
+
+/// An empty reason is none.
+fn reason_if_any<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.filter(|reason| !reason.is_empty()))
 }
