@@ -11,7 +11,7 @@ use crate::{
     error::{Failure, What},
     family::Family,
     manifest::certain,
-    memory::Memory,
+    memory::{Memory, Use},
     origin::Origins,
     place::Place,
     range::Part,
@@ -19,11 +19,12 @@ use crate::{
     shelf::Shelf,
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use http::HeaderMap;
 use hydrant_flight::{Flight, FlightError, Flights, Opened, Passthrough, Source, pass_through};
 use hydrant_proto::{Digest, FailureClass};
 use hydrant_rules::Delivery;
+use hydrant_store::StoreError;
 use hydrant_telemetry::metrics::{PullKind, PullOutcome};
 use hydrant_upstream::Priority;
 use std::{fmt::Display, ops::Range, sync::Arc, time::Duration};
@@ -85,7 +86,7 @@ impl Blobs {
         read: Read,
         asked: &HeaderMap,
     ) -> Result<Answer, Failure> {
-        let remembered = self.memory.blobs.get(&place.spot(digest));
+        let remembered = self.memory.blob(&place.spot(digest), wanted_for(place, read));
         let mut found = match remembered.filter(|size| self.is_whole(place, digest, *size)) {
             Some(size) => Whereabouts::Stored { size },
             None => self.find(place, digest, read).await?,
@@ -120,7 +121,7 @@ impl Blobs {
         place: &Place,
         digest: &Digest,
     ) -> Result<Whereabouts, Failure> {
-        self.memory.blobs.invalidate(&place.spot(digest));
+        self.memory.forget_blob(&place.spot(digest));
         let found = self.fly(place, digest).await;
         found.map_err(|failure| if failure.is_unknown() { Failure::Abandoned } else { failure })
     }
@@ -361,7 +362,7 @@ impl Blobs {
         asked: &HeaderMap,
     ) -> Result<Option<Answer>, Failure> {
         let hit = |answer: Answer| {
-            self.memory.blobs.insert(place.spot(digest), size);
+            self.memory.keep_blob(place.spot(digest), size, wanted_for(place, read));
             Ok(Some(answer.served(PullKind::Blob, PullOutcome::Hit)))
         };
         if read == Read::Head {
@@ -376,7 +377,7 @@ impl Blobs {
         {
             return hit(Answer::redirect(digest, location.as_str()));
         }
-        let Some(stream) = self.read(digest, size, range.clone()).await? else {
+        let Some(stream) = self.read(place, digest, size, range.clone()).await? else {
             return Ok(None);
         };
         hit(match range {
@@ -389,12 +390,24 @@ impl Blobs {
     /// of another size than a moment ago.
     async fn read(
         &self,
+        place: &Place,
         digest: &Digest,
         size: u64,
         range: Option<Range<u64>>,
     ) -> Result<Option<ByteStream>, Failure> {
         let found = self.shelf.ask(self.shelf.store.read_blob(digest, range)).await?;
-        Ok(found.filter(|found| found.size == size).map(|found| breaking(found.stream)))
+        let (memory, spot) = (self.memory.clone(), place.spot(digest));
+        let forget = move |_: &StoreError| memory.forget_blob(&spot);
+        let found = found.filter(|found| found.size == size);
+        Ok(found.map(|found| breaking(found.stream.inspect_err(forget))))
+    }
+}
+
+/// A blob to which the client is redirected is not read here.
+fn wanted_for(place: &Place, read: Read) -> Use {
+    match (read, place.route.rule.delivery == Delivery::Redirect) {
+        (Read::Get, false) => Use::Reading,
+        _ => Use::Telling,
     }
 }
 

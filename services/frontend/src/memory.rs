@@ -20,6 +20,9 @@ const ENTRIES: u64 = 50_000;
 /// How long a manifest or blob that is local is taken to be so. Damage and deletions are seen when
 /// it is read, or after this.
 const LOCAL_FOR: Duration = Duration::from_secs(5 * 60);
+/// How long a blob that is not read to its client is taken to be local: a HEAD or a redirect sees no
+/// damage.
+const UNREAD_FOR: Duration = Duration::from_secs(30);
 /// How long an observation outlives its freshness window, so that a tag never goes back while the
 /// hydration of what was observed is under way.
 const OBSERVED_FOR: Duration = Duration::from_secs(60 * 60);
@@ -37,12 +40,31 @@ pub struct Memory {
     manifests: Cache<Spot<Digest>, Remembered>,
     records: Cache<(RepositoryName, Tag), Arc<Seen>>,
     observed: Cache<Spot<Tag>, Arc<Observation>>,
-    /// Size in bytes of blobs that are stored and linked in the repository.
-    pub blobs: Cache<Spot<Digest>, u64>,
+    /// Blobs that are stored and linked in the repository.
+    blobs: Cache<Spot<Digest>, Stored>,
+    /// Blobs found damaged or gone; storage may list them until it has put them away.
+    suspects: Cache<Spot<Digest>, ()>,
     /// Size in bytes of blobs that the rule's upstream says its repository has.
     pub entitled: Cache<Spot<Digest>, u64>,
     /// Blobs that the rule's upstream says its repository does not have.
     pub absent: Cache<Spot<Digest>, ()>,
+}
+
+/// A blob that storage had a moment ago.
+#[derive(Clone, Copy)]
+struct Stored {
+    /// In bytes.
+    size: u64,
+    seen_at: Instant,
+}
+
+/// What a blob is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Storage is read, so that damage and deletion are seen.
+    Reading,
+    /// Only told of.
+    Telling,
 }
 
 /// A manifest that is remembered.
@@ -104,6 +126,7 @@ impl Memory {
             records: bounded(RECORD_FOR),
             observed: bounded(OBSERVED_FOR),
             blobs: bounded(LOCAL_FOR),
+            suspects: bounded(UNREAD_FOR),
             entitled: bounded(ENTITLED_FOR),
             absent: bounded(ABSENT_FOR),
         }
@@ -115,6 +138,27 @@ impl Memory {
 
     pub fn keep_manifest(&self, spot: Spot<Digest>, held: Arc<Held>, is_local: bool) {
         self.manifests.insert(spot, Remembered { held, is_local });
+    }
+
+    /// Size in bytes of a blob that is stored and linked in the repository, as far as `wanted` may
+    /// rely on it.
+    pub fn blob(&self, spot: &Spot<Digest>, wanted: Use) -> Option<u64> {
+        let stored = self.blobs.get(spot)?;
+        (wanted == Use::Reading || stored.seen_at.elapsed() < UNREAD_FOR).then_some(stored.size)
+    }
+
+    /// Notes that a blob is stored and linked. Telling of what is remembered makes it no younger.
+    pub fn keep_blob(&self, spot: Spot<Digest>, size: u64, used: Use) {
+        let is_new = used == Use::Reading || self.blob(&spot, used).is_none();
+        if is_new && !self.suspects.contains_key(&spot) {
+            self.blobs.insert(spot, Stored { size, seen_at: Instant::now() });
+        }
+    }
+
+    /// A blob was found damaged or gone.
+    pub fn forget_blob(&self, spot: &Spot<Digest>) {
+        self.suspects.insert(spot.clone(), ());
+        self.blobs.invalidate(spot);
     }
 
     /// A tag record that was read no longer ago than is safe. `hears` says whether the bus tells of
@@ -161,4 +205,35 @@ where
     V: Clone + Send + Sync + 'static,
 {
     Cache::builder().max_capacity(ENTRIES).time_to_live(ttl).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hydrant_rules::{Resources, Table};
+    use std::path::Path;
+
+    fn spot() -> Spot<Digest> {
+        let text = "[[upstream]]\nname='a'\nendpoint='https://a.example'\n[[rule]]\nname='a'\n\
+                    downstream='a/*'\nupstream='a'\n";
+        let table = Table::compile(Resources::from_toml(text, Path::new("/")).unwrap()).unwrap();
+        let route = table.route(&"a/b".parse().unwrap()).unwrap();
+        let (generation, repository) = (route.generation, route.repository);
+        Spot { generation, repository, what: Digest::of(b"x") }
+    }
+
+    #[test]
+    fn what_is_only_told_of_is_looked_for_again_soon() {
+        let (memory, spot) = (Memory::new(), spot());
+        let past = Instant::now().checked_sub(UNREAD_FOR).unwrap();
+        memory.blobs.insert(spot.clone(), Stored { size: 1, seen_at: past });
+        assert_eq!(memory.blob(&spot, Use::Telling), None);
+        assert_eq!(memory.blob(&spot, Use::Reading), Some(1));
+        memory.keep_blob(spot.clone(), 1, Use::Telling);
+        let seen_at = memory.blobs.get(&spot).unwrap().seen_at;
+        memory.keep_blob(spot.clone(), 1, Use::Telling);
+        assert_eq!(memory.blobs.get(&spot).unwrap().seen_at, seen_at, "no younger by being told");
+        memory.forget_blob(&spot);
+        assert_eq!(memory.blob(&spot, Use::Reading), None);
+    }
 }

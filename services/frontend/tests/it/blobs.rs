@@ -209,6 +209,26 @@ async fn too_many_upstream_requests_are_turned_away() {
 }
 
 #[tokio::test]
+async fn what_a_read_finds_damaged_is_not_told_of_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = Lab::setup().store(directory_store(&directory)).start().await;
+    let image = ImageBuilder::new(1).layer(3_000_000).build();
+    lab.hydrate(&image, "lab/app", "1").await;
+    let layer = &image.blobs[1];
+    let mut damaged = layer.content.bytes().to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(file_of(&directory, &layer.digest), damaged).unwrap();
+    let path = format!("lab/app/blobs/{}", layer.digest);
+    assert_eq!(lab.head(&path).send().await.unwrap().status(), 200);
+    let broken = lab.get(&path).send().await.unwrap();
+    assert!(broken.bytes().await.is_err());
+    until("its absence is told", SOON, async || {
+        (lab.head(&path).send().await.unwrap().status() == 404).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stored_blob_of_the_wrong_size_is_not_believed_and_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let lab = Lab::setup().store(directory_store(&directory)).start().await;
