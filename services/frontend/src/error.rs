@@ -145,7 +145,7 @@ fn rejected_said(rejected: Rejected) -> Said {
         Rejected::Digest => (S::BAD_REQUEST, "DIGEST_INVALID"),
         Rejected::Tag => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
         Rejected::PageSize => (S::BAD_REQUEST, "PAGINATION_NUMBER_INVALID"),
-        Rejected::Query | Rejected::Body => (S::BAD_REQUEST, "UNSUPPORTED"),
+        Rejected::Query | Rejected::Body | Rejected::Host => (S::BAD_REQUEST, "UNSUPPORTED"),
         Rejected::Endpoint => (S::NOT_FOUND, "UNSUPPORTED"),
         Rejected::Write => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
     };

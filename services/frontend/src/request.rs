@@ -73,6 +73,8 @@ pub enum Rejected {
     Write,
     #[error("a read has no body")]
     Body,
+    #[error("a request has exactly one Host")]
+    Host,
 }
 
 impl Request {

@@ -14,7 +14,7 @@ use crate::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
 use hydrant_boot::ResourceFeed;
@@ -57,7 +57,7 @@ impl Server {
             answer
         };
         let mut answer = answered.instrument(span.clone()).await;
-        if has_body(&parts.headers) && parts.version < Version::HTTP_2 {
+        if parts.version < Version::HTTP_2 && (has_body(&parts.headers) || !has_host(parts)) {
             answer.set(CONNECTION, HeaderValue::from_static("close"));
         }
         span.record("http.response.status_code", answer.status.as_u16());
@@ -142,12 +142,27 @@ impl Server {
 /// refused, because somebody on the way may see two requests where we see one.
 fn parse(parts: &Parts) -> Result<Request, Rejected> {
     let request = Request::parse(&parts.method, &parts.uri)?;
-    if has_body(&parts.headers) { Err(Rejected::Body) } else { Ok(request) }
+    match (has_body(&parts.headers), has_host(parts)) {
+        (true, _) => Err(Rejected::Body),
+        (_, false) => Err(Rejected::Host),
+        _ => Ok(request),
+    }
+}
+
+/// RFC 9112, 3.2: HTTP/1.1 has exactly one Host. Of two, proxies choose differently.
+fn has_host(parts: &Parts) -> bool {
+    match parts.headers.get_all(HOST).iter().count() {
+        0 => parts.version != Version::HTTP_11,
+        hosts => hosts == 1,
+    }
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0")
+    let length = lengths.next();
+    headers.contains_key(TRANSFER_ENCODING)
+        || length.is_some_and(|length| length != "0")
+        || lengths.next().is_some()
 }
 
 fn method(method: &Method) -> &'static str {
@@ -200,7 +215,7 @@ mod tests {
     use super::*;
 
     fn parts(headers: &[(HeaderName, &str)]) -> Parts {
-        let mut request = http::Request::get("/v2/");
+        let mut request = http::Request::get("/v2/").header(HOST, "x");
         for (name, value) in headers {
             request = request.header(name, *value);
         }
@@ -214,6 +229,7 @@ mod tests {
         for headers in [
             &[(CONTENT_LENGTH, "5")][..],
             &[(CONTENT_LENGTH, "0"), (CONTENT_LENGTH, "5")],
+            &[(CONTENT_LENGTH, "0"), (CONTENT_LENGTH, "0")],
             &[(TRANSFER_ENCODING, "chunked")],
             &[(CONTENT_LENGTH, "0"), (TRANSFER_ENCODING, "chunked")],
         ] {

@@ -106,6 +106,19 @@ async fn lengths_told_twice_close_the_connection() {
 }
 
 #[tokio::test]
+async fn a_request_names_one_host() {
+    let lab = Lab::start().await;
+    for hosts in ["", "host: x\r\nhost: y\r\n", "host: x\r\nhost: x\r\n"] {
+        let request =
+            format!("GET /v2/ HTTP/1.1\r\n{hosts}\r\nGET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n");
+        let answer = raw(&lab, request.as_bytes()).await;
+        assert_eq!(status(&answer), 400, "{hosts}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    }
+    assert_eq!(status(&raw(&lab, b"GET /v2/ HTTP/1.0\r\n\r\n").await), 200);
+}
+
+#[tokio::test]
 async fn writes_are_refused() {
     let lab = Lab::start().await;
     for (method, path) in [
