@@ -14,6 +14,15 @@ use tokio::sync::watch;
 /// Bytes a reader takes from the spool at a time.
 const BLOCK: u64 = 256 * 1024;
 
+/// Who may read a flight along: a repository, as long as its content comes from this origin.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// The downstream repository.
+    pub repository: RepositoryName,
+    /// Fingerprint of where the rule leads (`Route::origin`).
+    pub origin: Arc<str>,
+}
+
 /// A blob being fetched, shared by everybody who needs it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Flight(pub(crate) Arc<Shared>);
@@ -25,7 +34,7 @@ pub(crate) struct Shared {
     pub spool: OnceLock<SpoolReader>,
     /// Repositories that may read this flight and are linked to the blob when it is stored;
     /// `None` once that has been done.
-    grants: Mutex<Option<BTreeSet<RepositoryName>>>,
+    grants: Mutex<Option<BTreeSet<Grant>>>,
 }
 
 /// How far a flight is.
@@ -81,18 +90,18 @@ impl Flight {
         self.0.progress.borrow().clone()
     }
 
-    /// Whether `repository` has been granted this flight, so that reading along needs no question
-    /// to its upstream.
-    pub fn grants(&self, repository: &RepositoryName) -> bool {
-        self.grant_set().as_ref().is_some_and(|set| set.contains(repository))
+    /// Whether this flight has been granted, so that reading along needs no question to the
+    /// repository's upstream.
+    pub fn grants(&self, grant: &Grant) -> bool {
+        self.grant_set().as_ref().is_some_and(|set| set.contains(grant))
     }
 
-    /// Lets `repository` read along and links it when the blob is stored. False when that is past:
+    /// Lets the repository read along and links it when the blob is stored. False when that is past:
     /// the blob is stored, and the caller links it.
-    pub(crate) fn grant(&self, repository: &RepositoryName) -> bool {
+    pub(crate) fn grant(&self, grant: &Grant) -> bool {
         match self.grant_set().as_mut() {
             Some(set) => {
-                set.insert(repository.clone());
+                set.insert(grant.clone());
                 true
             }
             None => false,
@@ -100,17 +109,17 @@ impl Flight {
     }
 
     /// The next repository to link; `None` closes the set, so that later ones link themselves.
-    pub(crate) fn next_grant(&self, done: &mut BTreeSet<RepositoryName>) -> Option<RepositoryName> {
+    pub(crate) fn next_grant(&self, done: &mut BTreeSet<Grant>) -> Option<Grant> {
         let mut set = self.grant_set();
         let next = set.as_ref()?.difference(done).next().cloned();
         match &next {
-            Some(repository) => drop(done.insert(repository.clone())),
+            Some(grant) => drop(done.insert(grant.clone())),
             None => *set = None,
         }
         next
     }
 
-    fn grant_set(&self) -> std::sync::MutexGuard<'_, Option<BTreeSet<RepositoryName>>> {
+    fn grant_set(&self) -> std::sync::MutexGuard<'_, Option<BTreeSet<Grant>>> {
         self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     error::FlightError,
     fetch::fetch,
-    flight::{Flight, Stage},
+    flight::{Flight, Grant, Stage},
     keep::Keeper,
     spool::Spool,
 };
@@ -91,18 +91,14 @@ impl Flights {
         self.flying().get(digest).cloned()
     }
 
-    /// Joins the flight of a blob or begins it. `repository` must have been found entitled to the
-    /// blob; it is linked when the blob is stored.
+    /// Joins the flight of a blob or begins it. The repository of `to` must have been found
+    /// entitled to the blob; it is linked when the blob is stored.
     ///
     /// The flight belongs to nobody: it goes on when the caller leaves.
-    pub async fn join_or_start(
-        &self,
-        source: Source,
-        repository: &RepositoryName,
-    ) -> Result<Flight, FlightError> {
+    pub async fn join_or_start(&self, source: Source, to: &Grant) -> Result<Flight, FlightError> {
         let (flight, started) = self.enter(&source)?;
-        if !flight.grant(repository) {
-            self.0.keeper.store().link_blob(repository, &source.digest).await?;
+        if !flight.grant(to) {
+            self.0.keeper.link_for(to, &source.digest).await?;
         }
         if started {
             self.start(flight.clone(), source, Look::StorageFirst);
@@ -112,19 +108,15 @@ impl Flights {
         Ok(flight)
     }
 
-    /// Begins the flight of a blob whose bytes `repository` has not been found entitled to yet: that
+    /// Begins the flight of a blob whose bytes the repository has not been found entitled to yet: that
     /// its own upstream repository delivers them is what entitles it, so storage is not looked at.
     /// `None` when a flight is under way already, which may be somebody else's.
-    pub fn begin(
-        &self,
-        source: Source,
-        repository: &RepositoryName,
-    ) -> Result<Option<Flight>, FlightError> {
+    pub fn begin(&self, source: Source, to: &Grant) -> Result<Option<Flight>, FlightError> {
         let (flight, started) = self.enter(&source)?;
         if !started {
             return Ok(None);
         }
-        flight.grant(repository);
+        flight.grant(to);
         self.start(flight.clone(), source, Look::Upstream);
         Ok(Some(flight))
     }

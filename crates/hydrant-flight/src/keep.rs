@@ -1,6 +1,10 @@
 //! From the spool into storage, at storage's own pace, while readers read and the upstream sends.
 
-use crate::{error::FlightError, flight::Flight};
+use crate::{
+    error::FlightError,
+    flight::{Flight, Grant},
+};
+use hydrant_proto::Digest;
 use hydrant_store::{BlobWriter, PART_BYTES, Store};
 use std::collections::BTreeSet;
 use tokio::sync::Semaphore;
@@ -66,8 +70,18 @@ impl Keeper {
     /// Links every granted repository, those granted meanwhile too; then no more can be granted.
     pub async fn link(&self, flight: &Flight) -> Result<(), FlightError> {
         let mut linked = BTreeSet::new();
-        while let Some(repository) = flight.next_grant(&mut linked) {
-            self.store.link_blob(&repository, flight.digest()).await?;
+        while let Some(grant) = flight.next_grant(&mut linked) {
+            self.link_for(&grant, flight.digest()).await?;
+        }
+        Ok(())
+    }
+
+    /// Links the blob, unless the repository has come to be another origin's since: what the former
+    /// one delivered is not the new one's.
+    pub async fn link_for(&self, grant: &Grant, digest: &Digest) -> Result<(), FlightError> {
+        let standing = self.store.origin(&grant.repository).await?;
+        if standing.is_none_or(|origin| *origin == *grant.origin) {
+            self.store.link_blob(&grant.repository, digest).await?;
         }
         Ok(())
     }

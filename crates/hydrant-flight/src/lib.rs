@@ -13,6 +13,6 @@ mod passthrough;
 mod spool;
 
 pub use error::FlightError;
-pub use flight::{Flight, Opened, Progress, Stage};
+pub use flight::{Flight, Grant, Opened, Progress, Stage};
 pub use flights::{Flights, Source};
 pub use passthrough::{Passthrough, pass_through};

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use hydrant_flight::{Flight, FlightError, Flights, Opened, Source, Stage, pass_through};
+use hydrant_flight::{Flight, FlightError, Flights, Grant, Opened, Source, Stage, pass_through};
 use hydrant_proto::{Digest, FailureClass, RepositoryName};
 use hydrant_rules::{Resources, Table};
 use hydrant_store::Store;
@@ -47,7 +47,7 @@ impl Lab {
     }
 
     async fn fly(&self) -> Flight {
-        self.flights.join_or_start(self.source(), &name("lab/app")).await.unwrap()
+        self.flights.join_or_start(self.source(), &grant("lab/app")).await.unwrap()
     }
 
     fn reads(&self) -> usize {
@@ -68,6 +68,10 @@ fn client(upstream: &FakeUpstream) -> Arc<Client> {
 
 fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
+}
+
+fn grant(repository: &str) -> Grant {
+    Grant { repository: name(repository), origin: "here".into() }
 }
 
 async fn collect(flight: &Flight) -> Result<Vec<u8>, FlightError> {
@@ -95,11 +99,11 @@ async fn any_number_of_readers_cost_one_read_and_all_get_the_same() {
 async fn a_stored_blob_is_not_fetched_again_but_linked() {
     let lab = Lab::start(MIB).await;
     lab.fly().await.stored().await.unwrap();
-    let other = name("lab/other");
+    let other = grant("lab/other");
     let flight = lab.flights.join_or_start(lab.source(), &other).await.unwrap();
     assert_eq!(flight.stored().await.unwrap(), lab.layer.size);
     assert_eq!(flight.opened().await.unwrap(), Opened::Stored { size: lab.layer.size });
-    assert!(lab.store.has_link(&other, &lab.layer.digest).await.unwrap());
+    assert!(lab.store.has_link(&other.repository, &lab.layer.digest).await.unwrap());
     assert_eq!(lab.reads(), 1);
 }
 
@@ -174,7 +178,7 @@ async fn an_upstream_without_ranges_is_read_from_its_beginning_again() {
 async fn a_size_that_the_manifest_does_not_say_is_refused_before_a_byte_goes_out() {
     let lab = Lab::start(MIB).await;
     let source = Source { size: Some(5), ..lab.source() };
-    let flight = lab.flights.join_or_start(source, &name("lab/app")).await.unwrap();
+    let flight = lab.flights.join_or_start(source, &grant("lab/app")).await.unwrap();
     assert_eq!(flight.opened().await.unwrap_err().class(), FailureClass::Integrity);
     assert!(matches!(flight.progress().stage, Stage::Failed(_)));
 }
@@ -196,17 +200,29 @@ async fn without_room_a_flight_says_so_and_the_blob_can_be_passed_through() {
     let stalled = format!("*/blobs/{}", layer.digest);
     lab.upstream.inject(&stalled, Fault::stall(1000));
     let source = Source { digest: layer.digest, ..lab.source() };
-    let filling = lab.flights.join_or_start(source, &name("lab/app")).await.unwrap();
+    let filling = lab.flights.join_or_start(source, &grant("lab/app")).await.unwrap();
     filling.opened().await.unwrap();
 
     let six = ImageBuilder::new(3).layers(&[6 * MIB]).build();
     lab.upstream.insert(&six, "app", "3");
     let layer = six.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone();
     let source = Source { digest: layer.digest.clone(), ..lab.source() };
-    let refused = lab.flights.join_or_start(source.clone(), &name("lab/app")).await.unwrap();
+    let refused = lab.flights.join_or_start(source.clone(), &grant("lab/app")).await.unwrap();
     assert!(matches!(refused.opened().await, Err(FlightError::NoSpool(_))));
     let passed: Vec<Bytes> =
         pass_through(source).await.unwrap().into_stream().try_collect().await.unwrap();
     assert_eq!(Digest::of(&passed.concat()), layer.digest);
     lab.flights.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_that_lands_after_its_rule_was_led_elsewhere_is_linked_to_nobody() {
+    let lab = Lab::start(MIB).await;
+    lab.store.claim_origin(&name("lab/app"), "here").await.unwrap();
+    lab.upstream.inject("*/blobs/*", Fault::slow(2 * MIB));
+    let flight = lab.fly().await;
+    flight.opened().await.unwrap();
+    lab.store.take_over(&name("lab/app"), "elsewhere").await.unwrap();
+    flight.stored().await.unwrap();
+    assert!(!lab.store.has_link(&name("lab/app"), &lab.layer.digest).await.unwrap());
 }

@@ -165,8 +165,7 @@ impl Blobs {
     /// The flight under way that this repository may follow.
     fn granted(&self, place: &Place, digest: &Digest) -> Option<Flight> {
         let flight = self.flights.get(digest)?;
-        let grants = flight.grants(place.repository());
-        (grants && !self.origins.flies_from_elsewhere(place, digest)).then_some(flight)
+        flight.grants(&place.grant()).then_some(flight)
     }
 
     async fn asked_about(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
@@ -276,13 +275,12 @@ impl Blobs {
         place: &Place,
         digest: &Digest,
     ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
-        let (source, repository) = (self.source(place, digest), place.repository());
+        let (source, grant) = (self.source(place, digest), place.grant());
         if let Err(failure) = self.origins.claim(place).await {
             // The miss of the manifest claims it again and again until storage is back.
-            tracing::debug!(error = %failure, image.repository = %repository, "not claimed");
+            tracing::debug!(error = %failure, image.repository = %grant.repository, "not claimed");
         }
-        if let Some(flight) = self.flights.begin(source.clone(), repository)? {
-            self.origins.flies(place, digest);
+        if let Some(flight) = self.flights.begin(source.clone(), &grant)? {
             return Ok(Some((flight, PullOutcome::Miss)));
         }
         if let Some(flight) = self.granted(place, digest) {
@@ -291,8 +289,7 @@ impl Blobs {
         if !self.is_entitled(place, digest).await? {
             return Ok(None);
         }
-        let flight = self.flights.join_or_start(source, repository).await?;
-        self.origins.flies(place, digest);
+        let flight = self.flights.join_or_start(source, &grant).await?;
         Ok(Some((flight, PullOutcome::Joined)))
     }
 

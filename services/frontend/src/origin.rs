@@ -5,14 +5,14 @@
 //! until the importer has taken the repository over.
 
 use crate::{error::Failure, place::Place, shelf::Shelf};
-use hydrant_proto::{Digest, RepositoryName};
+use hydrant_proto::RepositoryName;
 use moka::sync::Cache;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Repositories, and flights, that are remembered.
+/// Repositories that are remembered.
 const ENTRIES: u64 = 50_000;
 /// How long an answer is remembered at all, for when storage cannot tell.
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
@@ -25,8 +25,6 @@ pub struct Origins {
     shelf: Shelf,
     /// One entry for each repository, so that a rule that leads away and back is looked up again.
     known: Cache<RepositoryName, Known>,
-    /// The origin under which this process last flew a blob into a repository.
-    flown: Cache<(RepositoryName, Digest), Arc<str>>,
 }
 
 /// What storage said of a repository a moment ago, as far as it concerns one origin.
@@ -47,8 +45,7 @@ enum Standing {
 impl Origins {
     pub fn new(shelf: Shelf) -> Self {
         let kept = Cache::builder().max_capacity(ENTRIES).time_to_live(KEPT_FOR).build();
-        let flown = Cache::builder().max_capacity(ENTRIES).time_to_live(KEPT_FOR).build();
-        Self { shelf, known: kept, flown }
+        Self { shelf, known: kept }
     }
 
     /// Whether what is local of the place's repository may be served under its route. While storage
@@ -84,18 +81,6 @@ impl Origins {
                 Ok(self.keep(place, Some(&stands)) == Standing::Own)
             }
         }
-    }
-
-    /// Notes that a blob flies into the repository from the place's origin.
-    pub fn flies(&self, place: &Place, digest: &Digest) {
-        let key = (place.repository().clone(), digest.clone());
-        self.flown.insert(key, place.route.origin.clone());
-    }
-
-    /// Whether the blob's flight into this repository is known to be of another origin.
-    pub fn flies_from_elsewhere(&self, place: &Place, digest: &Digest) -> bool {
-        let from = self.flown.get(&(place.repository().clone(), digest.clone()));
-        from.is_some_and(|from| from != place.route.origin)
     }
 
     fn known(&self, place: &Place) -> Option<Known> {

@@ -4,6 +4,7 @@ use crate::{
     error::{Audience, Failure, What},
     request::Request,
 };
+use hydrant_flight::Grant;
 use hydrant_proto::RepositoryName;
 use hydrant_rules::{Generation, Route, Table};
 use hydrant_upstream::{Client, Upstreams};
@@ -39,6 +40,11 @@ impl Place {
     /// The downstream repository in its stored spelling.
     pub fn repository(&self) -> &RepositoryName {
         &self.route.repository
+    }
+
+    /// What lets this place read a flight along.
+    pub fn grant(&self) -> Grant {
+        Grant { repository: self.route.repository.clone(), origin: self.route.origin.clone() }
     }
 
     pub fn spot<T: Clone>(&self, what: &T) -> Spot<T> {

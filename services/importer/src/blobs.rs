@@ -3,7 +3,7 @@
 
 use crate::{error::ImportError, progress::Progress};
 use futures::{StreamExt, TryStreamExt, stream};
-use hydrant_flight::{Flight, Flights, Source};
+use hydrant_flight::{Flight, Flights, Grant, Source};
 use hydrant_proto::{Descriptor, RepositoryName};
 use hydrant_rules::Route;
 use hydrant_store::Store;
@@ -40,11 +40,9 @@ impl Blobs<'_> {
         let blob = &blob;
         while !self.is_here(blob).await? {
             let flight = match self.is_entitled(blob).await? {
-                true => {
-                    Some(self.flights.join_or_start(self.source(blob), self.repository()).await?)
-                }
+                true => Some(self.flights.join_or_start(self.source(blob), &self.grant()).await?),
                 // That the upstream delivers it here is the proof.
-                false => self.flights.begin(self.source(blob), self.repository())?,
+                false => self.flights.begin(self.source(blob), &self.grant())?,
             };
             match flight {
                 Some(flight) => {
@@ -69,7 +67,7 @@ impl Blobs<'_> {
     /// asked, by HEAD. Where that cannot tell, or there is nothing to share, a GET decides.
     async fn is_entitled(&self, blob: &Descriptor) -> Result<bool, ImportError> {
         let flight = self.flights.get(&blob.digest);
-        if flight.as_ref().is_some_and(|flight| flight.grants(self.repository())) {
+        if flight.as_ref().is_some_and(|flight| flight.grants(&self.grant())) {
             return Ok(true);
         }
         if flight.is_none() && !self.store.has_blob(&blob.digest, blob.size).await? {
@@ -93,6 +91,10 @@ impl Blobs<'_> {
 
     fn repository(&self) -> &RepositoryName {
         &self.route.repository
+    }
+
+    fn grant(&self) -> Grant {
+        Grant { repository: self.repository().clone(), origin: self.route.origin.clone() }
     }
 
     fn source(&self, blob: &Descriptor) -> Source {
