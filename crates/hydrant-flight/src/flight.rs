@@ -67,7 +67,8 @@ pub enum Stage {
 pub enum Opened {
     /// It was in storage all along (size in bytes); read it there.
     Stored { size: u64 },
-    /// It can be read from the flight; the size is unknown when the upstream did not tell.
+    /// It can be read from the flight (size in bytes; told for every flight that opened, since a
+    /// blob whose size nobody tells is not flown).
     Flying { size: Option<u64> },
 }
 
