@@ -2,11 +2,10 @@
 //! upstreams, credentials, webhooks) is no setting but a resource, see `ResourceFeed`.
 
 mod check;
-mod size;
 mod work;
 
 pub use check::{SettingsProblem, SettingsProblems};
-pub use size::ByteSize;
+pub use hydrant_rules::ByteSize;
 pub use work::WorkSettings;
 
 use clap::Args;

@@ -4,7 +4,8 @@
 use crate::{
     duration::Span,
     private::is_plainly_private,
-    resources::{Kind, Name, Platforms, Resources, Rule, Secret, Upstream, Webhook},
+    resources::{Kind, Name, Parallel, Platforms, Resources, Rule, Secret, Upstream, Webhook},
+    size::ByteSize,
 };
 use hydrant_proto::{EventKind, Platform, RepositoryName};
 use std::{collections::HashSet, fmt, path::Path, time::Duration};
@@ -194,6 +195,25 @@ impl Found {
         self.span(&format!("{at}.timeout"), upstream.timeout, 1, 300);
         if !(1..=1_000).contains(&upstream.concurrency) {
             self.wrong(format!("{at}.concurrency"), "must be 1 to 1000", "leave it out for 64");
+        }
+        if let Some(parallel) = &upstream.parallel {
+            self.parallel(&format!("{at}.parallel"), parallel, upstream.concurrency);
+        }
+    }
+
+    fn parallel(&mut self, at: &str, parallel: &Parallel, concurrency: u32) {
+        // Less, and the requests cost more than they save; each also costs a part in memory.
+        const SMALLEST: ByteSize = ByteSize(1 << 20);
+        if parallel.from < SMALLEST {
+            let message = format!("must be at least {SMALLEST}");
+            self.wrong(format!("{at}.from"), message, "leave it out for 64MiB");
+        }
+        if !(2..=16).contains(&parallel.ranges) {
+            let remedy = "leave it out for 4, or leave out `parallel` to read blobs whole";
+            self.wrong(format!("{at}.ranges"), "must be 2 to 16", remedy);
+        } else if parallel.ranges > concurrency {
+            let message = format!("is more than the upstream's concurrency of {concurrency}");
+            self.wrong(format!("{at}.ranges"), message, "lower it, or raise `concurrency`");
         }
     }
 
@@ -443,6 +463,23 @@ mod tests {
             ("\"hydration.*\"", "\"nothing.*\"", "webhook.ci.events"),
             ("repositories = [\"lab/*\"]", "repositories = [\"\"]", "webhook.ci.repositories"),
             ("env = \"HOOK_SECRET\"", "env = \"\"", "webhook.ci.secret"),
+            ("allow_private = true ", "parallel = { from = \"1MB\" } #", "`1MB` is not a size"),
+            (
+                "allow_private = true ",
+                "parallel = { from = \"1KiB\" } #",
+                "upstream.lab.parallel.from",
+            ),
+            (
+                "allow_private = true ",
+                "parallel = { ranges = 1 } #",
+                "upstream.lab.parallel.ranges",
+            ),
+            ("allow_private = true ", "parallel = { parts = 4 } #", "unknown field `parts`"),
+            (
+                "allow_private = true ",
+                "concurrency = 2\nparallel = {} #",
+                "parallel.ranges: is more than the upstream's concurrency of 2",
+            ),
             ("name = \"ci\"", "name = \"c.i\"", "lower-case letters, digits and inner dashes"),
         ] {
             let text = LAB.replacen(from, to, 1);

@@ -7,6 +7,7 @@ mod duration;
 mod fingerprint;
 mod private;
 mod resources;
+mod size;
 mod table;
 mod written_url;
 
@@ -14,7 +15,8 @@ pub use check::{LIMITS, Limits, Problem, Problems};
 pub use duration::Span;
 pub use fingerprint::fingerprint;
 pub use resources::{
-    Credential, Delivery, Kind, Name, Platforms, Resource, Resources, Rule, Secret, Upstream,
-    Webhook,
+    Credential, Delivery, Kind, Name, Parallel, Platforms, Resource, Resources, Rule, Secret,
+    Upstream, Webhook,
 };
+pub use size::ByteSize;
 pub use table::{Generation, Route, Table};

@@ -1,6 +1,6 @@
 //! The resources as they are written, in TOML or over the API. Unknown keys are refused.
 
-use crate::{duration::Span, written_url};
+use crate::{duration::Span, size::ByteSize, written_url};
 use hydrant_proto::Platform;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, str::FromStr};
@@ -148,6 +148,33 @@ pub struct Upstream {
     /// Most requests under way at once from one process.
     #[serde(default = "Upstream::default_concurrency")]
     pub concurrency: u32,
+    /// Large blobs are read as parallel ranges. Absent: one request per blob, which every registry
+    /// can do and which takes no more than one of the upstream's connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<Parallel>,
+}
+
+/// How large blobs are read as parallel ranges. Each range is a request of its own and counts as
+/// one against `concurrency`; together they read each byte once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parallel {
+    /// The smallest blob that is read so.
+    #[serde(default = "Parallel::default_from")]
+    pub from: ByteSize,
+    /// Most ranges of one blob under way at once.
+    #[serde(default = "Parallel::default_ranges")]
+    pub ranges: u32,
+}
+
+impl Parallel {
+    const fn default_from() -> ByteSize {
+        ByteSize(64 << 20)
+    }
+
+    const fn default_ranges() -> u32 {
+        4
+    }
 }
 
 impl Upstream {

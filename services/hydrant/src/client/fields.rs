@@ -29,14 +29,25 @@ fn set(object: &mut Map<String, Value>, key: &str, value: Value) {
         return;
     };
     // A secret is in one place: `password.file=…` replaces `password.env`, so begin anew.
-    let mut below = Map::new();
+    let held = object.remove(outer).filter(|_| !SECRETS.contains(&outer));
+    let mut below = match held {
+        Some(Value::Object(held)) => held,
+        _ => Map::new(),
+    };
     set(&mut below, inner, value);
     object.insert(outer.to_owned(), Value::Object(below));
 }
 
 fn unset(object: &mut Map<String, Value>, key: &str) {
-    // Half a secret is none: `password.env=` takes `password` away.
-    object.remove(key.split_once('.').map_or(key, |(outer, _)| outer));
+    match key.split_once('.') {
+        // Half a secret is none: `password.env=` takes `password` away.
+        Some((outer, inner)) if !SECRETS.contains(&outer) => {
+            if let Some(Value::Object(held)) = object.get_mut(outer) {
+                unset(held, inner);
+            }
+        }
+        split => drop(object.remove(split.map_or(key, |(outer, _)| outer))),
+    }
 }
 
 /// A TOML value, or the text itself where it is none: `lab/*` needs no quotes.
@@ -127,6 +138,16 @@ mod tests {
         let fields = ["disabled=", "secret.env=", "url= ", "absent="];
         lay(&mut object, &fields.map(str::to_owned)).unwrap();
         assert_eq!(Value::Object(object), json!({"n": 1}));
+    }
+
+    #[test]
+    fn fields_inside_a_table_change_one_by_one() {
+        let held = json!({"parallel": {"from": "64MiB", "ranges": 4}});
+        let mut object = held.as_object().unwrap().clone();
+        lay(&mut object, &["parallel.ranges=8", "parallel.from="].map(str::to_owned)).unwrap();
+        assert_eq!(Value::Object(object.clone()), json!({"parallel": {"ranges": 8}}));
+        lay(&mut object, &["parallel=".to_owned()]).unwrap();
+        assert!(object.is_empty());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Sizes as people write them: `512MiB`, `20GiB`, `1048576`.
 
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// A number of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ByteSize(pub u64);
 
 /// Units and their bytes, the largest first.
@@ -23,6 +25,20 @@ impl FromStr for ByteSize {
         };
         let number: u64 = digits.parse().map_err(|_| refused())?;
         number.checked_mul(factor).map(Self).ok_or_else(refused)
+    }
+}
+
+impl TryFrom<String> for ByteSize {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ByteSize> for String {
+    fn from(size: ByteSize) -> Self {
+        size.to_string()
     }
 }
 
