@@ -1,6 +1,8 @@
 //! Checks of a whole document of resources: each alone, and against each other. Every problem
 //! names the field and the remedy.
 
+mod freshness;
+
 use crate::{
     duration::Span,
     private::is_plainly_private,
@@ -16,11 +18,14 @@ use url::Url;
 pub struct Limits {
     /// Resources of each kind.
     pub per_kind: usize,
+    /// Patterns of tags in one rule.
+    pub tags_per_rule: usize,
     /// Bytes of the document as JSON; a NATS message holds 1 MiB.
     pub document_bytes: usize,
 }
 
-pub const LIMITS: Limits = Limits { per_kind: 2_000, document_bytes: 900 * 1024 };
+pub const LIMITS: Limits =
+    Limits { per_kind: 2_000, tags_per_rule: 32, document_bytes: 900 * 1024 };
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,9 +262,7 @@ impl Found {
         if let Platforms::These(list) = &rule.platforms {
             self.platforms(&format!("{at}.platforms"), list);
         }
-        const YEAR: u64 = 366 * 24 * 60 * 60;
-        self.span(&format!("{at}.fresh_for"), rule.fresh_for, 0, YEAR);
-        self.span(&format!("{at}.stale_for"), rule.stale_for, 0, 10 * YEAR);
+        self.freshness(rule);
     }
 
     fn platforms(&mut self, field: &str, list: &[Platform]) {

@@ -5,18 +5,22 @@
 mod check;
 mod duration;
 mod fingerprint;
+mod freshness;
 mod private;
 mod resources;
 mod size;
 mod table;
+mod tag_pattern;
 mod written_url;
 
 pub use check::{LIMITS, Limits, Problem, Problems};
 pub use duration::Span;
 pub use fingerprint::fingerprint;
+pub use freshness::{Checks, Due, Freshness, TagTerms, WhenGone};
 pub use resources::{
     Credential, Delivery, Kind, Name, Parallel, Platforms, Resource, Resources, Rule, Secret,
     Upstream, Webhook,
 };
 pub use size::ByteSize;
 pub use table::{Generation, Route, Table};
+pub use tag_pattern::TagPattern;

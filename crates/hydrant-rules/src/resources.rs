@@ -1,6 +1,11 @@
 //! The resources as they are written, in TOML or over the API. Unknown keys are refused.
 
-use crate::{duration::Span, size::ByteSize, written_url};
+use crate::{
+    duration::Span,
+    freshness::{TagTerms, WhenGone},
+    size::ByteSize,
+    written_url,
+};
 use hydrant_proto::Platform;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, str::FromStr};
@@ -223,13 +228,26 @@ pub struct Rule {
     /// How long a tag is served without asking the upstream.
     #[serde(default = "Rule::default_fresh_for")]
     pub fresh_for: Span,
+    /// For how long after `fresh_for` a tag is still served at once, while the upstream is asked
+    /// behind the answer.
+    #[serde(default = "Rule::default_revalidate_for")]
+    pub revalidate_for: Span,
+    /// Longest wait of a client for the upstream's word on a tag that is local; then the local one
+    /// goes out, and the check goes on behind it.
+    #[serde(default = "Rule::default_check_within")]
+    pub check_within: Span,
     /// How long after its last confirmation a tag is still served, marked stale, while the
     /// upstream cannot tell.
     #[serde(default = "Rule::default_stale_for")]
     pub stale_for: Span,
+    #[serde(default)]
+    pub when_gone: WhenGone,
     /// How stored blobs are delivered.
     #[serde(default)]
     pub delivery: Delivery,
+    /// Other terms for some tags; the first pattern that fits decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<TagTerms>,
 }
 
 impl Rule {
@@ -239,6 +257,14 @@ impl Rule {
 
     const fn default_fresh_for() -> Span {
         Span::from_secs(5 * 60)
+    }
+
+    const fn default_revalidate_for() -> Span {
+        Span::from_secs(0)
+    }
+
+    const fn default_check_within() -> Span {
+        Span::from_secs(2)
     }
 
     const fn default_stale_for() -> Span {

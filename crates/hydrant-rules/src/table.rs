@@ -9,14 +9,16 @@ use crate::{
     resources::{Credential, Resources, Rule, Upstream, Webhook},
 };
 use hydrant_proto::RepositoryName;
+use serde::Serialize;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 /// Docker Hub's registry name; there, one-component names live below `library/`.
 const DOCKER_HUB: &str = "docker.io";
 
-/// The fingerprint of a rule with its upstream and credential set. A job made under another
-/// generation is obsolete. Being a function of the content alone, it is the same in every process,
-/// with or without the bus.
+/// The fingerprint of what a rule makes of an image, with its upstream and credential set. A job
+/// made under another generation is obsolete. How long tags are fresh and how blobs are delivered
+/// are not part of it: they change when and how something is served, never what. Being a function
+/// of the content alone, it is the same in every process, with or without the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Generation(Arc<str>);
 
@@ -154,11 +156,30 @@ fn entry(resources: &Resources, rule: &Rule) -> Entry {
         found.expect("checked: every upstream's credential set is there")
     });
     Entry {
-        generation: Generation(fingerprint(&(rule, upstream, credential)).into()),
+        generation: Generation(fingerprint(&(terms(rule), upstream, credential)).into()),
         rule: Arc::new(rule.clone()),
         upstream: Arc::new(upstream.clone()),
         credential: credential.map(|credential| Arc::new(credential.clone())),
     }
+}
+
+/// What of a rule decides on what is hydrated. Exhaustive, so that a new field is thought about.
+fn terms(rule: &Rule) -> impl Serialize {
+    let Rule {
+        name,
+        downstream,
+        upstream,
+        repository,
+        platforms,
+        fresh_for: _,
+        revalidate_for: _,
+        check_within: _,
+        stale_for: _,
+        when_gone: _,
+        delivery: _,
+        tags: _,
+    } = rule;
+    (name, downstream, upstream, repository, platforms)
 }
 
 impl Entry {
@@ -292,19 +313,23 @@ mod tests {
 
     #[test]
     fn a_generation_changes_with_rule_upstream_and_nothing_else() {
-        let text = |fresh: &str, endpoint: &str, more: &str| {
+        let text = |platforms: &str, endpoint: &str, more: &str| {
             format!(
                 "[[upstream]]\nname='a'\nendpoint='{endpoint}'\n[[rule]]\nname='a'\n\
-                 downstream='a/*'\nupstream='a'\nfresh_for='{fresh}'\n{more}"
+                 downstream='a/*'\nupstream='a'\nplatforms='{platforms}'\n{more}"
             )
         };
         let generation =
             |text: String| table(&text).route(&"a/b".parse().unwrap()).unwrap().generation;
-        let base = generation(text("5m", "https://a.example", ""));
+        let base = generation(text("all", "https://a.example", ""));
         let other = "[[upstream]]\nname='b'\nendpoint='https://b.example'\n";
-        assert_eq!(base, generation(text("5m", "https://a.example", other)));
-        assert_ne!(base, generation(text("6m", "https://a.example", "")));
-        assert_ne!(base, generation(text("5m", "https://c.example", "")));
+        assert_eq!(base, generation(text("all", "https://a.example", other)));
+        assert_ne!(base, generation(text("pulled", "https://a.example", "")));
+        assert_ne!(base, generation(text("all", "https://c.example", "")));
+        // Jobs under way and what they hydrate stay what they are.
+        let serving = "fresh_for='7m'\ndelivery='redirect'\ncheck_within='1s'\nwhen_gone='refuse'\n\
+                       [[rule.tags]]\npattern='semver'\nimmutable=true\n";
+        assert_eq!(base, generation(text("all", "https://a.example", serving)));
     }
 
     #[test]

@@ -177,7 +177,7 @@ async fn a_changed_rule_forgets_what_was_heard_under_the_old_one() {
     lab.pull("lab/app/manifests/1").await;
     let text = format!(
         "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n[[rule]]\nname='lab'\n\
-         downstream='lab/*'\nupstream='lab'\nfresh_for='1m'\n",
+         downstream='lab/*'\nupstream='lab'\nplatforms='all'\n",
         lab.upstream.url()
     );
     lab.feed.replace(crate::lab::table(&text));

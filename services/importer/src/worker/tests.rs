@@ -196,7 +196,7 @@ async fn a_tag_that_a_customer_pushed_is_left_alone() {
 async fn a_job_of_an_old_generation_is_dropped_with_its_misses() {
     let lab = Lab::start().await;
     let request = lab.missed("lab/app:1", Wanted::Whole).await;
-    lab.worker.feed.replace(table(&lab.upstream, "fresh_for='7m'\n"));
+    lab.worker.feed.replace(table(&lab.upstream, "platforms='all'\n"));
     assert_eq!(lab.handle(&request).await, Verdict::Obsolete);
     lab.no_misses(&request).await;
     assert_eq!(lab.upstream.requests().len(), 0);
