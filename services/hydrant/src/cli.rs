@@ -107,6 +107,14 @@ Examples:
   hydrant events --follow
   hydrant events --since 1h -o json | jq .type")]
     Events(Events),
+    /// Ask a process whether it is alive, or ready for work
+    #[command(after_help = "\
+The exit code is 0 when it is and 1 when it is not.
+
+Examples:
+  hydrant health
+  hydrant health --ready --admin hydrant-control:9464 --wait 5m")]
+    Health(Health),
 }
 
 /// Where the API is.
@@ -286,6 +294,26 @@ pub struct Events {
     pub output: Output,
     #[command(flatten)]
     pub server: Server,
+}
+
+#[derive(Args, Debug)]
+pub struct Health {
+    /// Admin address of the process; 0.0.0.0 is asked at loopback, so what the process itself
+    /// reads will do
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "HYDRANT_ADMIN",
+        hide_env_values = true,
+        default_value = "127.0.0.1:9464"
+    )]
+    pub admin: String,
+    /// Ready, which a process that drains or misses what it cannot work without is not
+    #[arg(long)]
+    pub ready: bool,
+    /// Ask again for as long, such as `5m`
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub wait: Span,
 }
 
 #[cfg(test)]

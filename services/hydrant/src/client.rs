@@ -6,6 +6,7 @@ mod dead_letters;
 mod events;
 mod failure;
 mod fields;
+mod health;
 mod hydrate;
 mod output;
 mod progress;
@@ -28,6 +29,7 @@ pub async fn run(command: ClientCommand) -> ExitCode {
         ClientCommand::Status(flags) => status::run(flags).await,
         ClientCommand::DeadLetter(flags) => dead_letters::run(flags.action).await,
         ClientCommand::Events(flags) => events::run(flags).await,
+        ClientCommand::Health(flags) => health::run(flags).await,
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,6 +39,7 @@ fn help_teaches_flags_variables_and_examples() {
         (&["hydrate", "--help"], &["--platform", "--wait", "HYDRANT_SERVER"]),
         (&["rule", "set", "--help"], &["KEY=VALUE", "hydrant rule set lab fresh_for=10m"]),
         (&["events", "--help"], &["--follow", "--since"]),
+        (&["health", "--help"], &["--ready", "--wait", "HYDRANT_ADMIN"]),
     ] {
         let (code, text) = run(&mut hydrant(args));
         assert_eq!(code, Some(0), "{text}");
@@ -68,6 +69,7 @@ fn mistakes_name_the_flag_and_the_remedy() {
         (&["up", &data, "--nats-server=/nowhere/nats-server"], 1, "--nats-url"),
         (&["hydrate", "lab/app:1", "--platform=x"], 2, "os/architecture"),
         (&["apply", "-f", "/nowhere.toml"], 2, "cannot read /nowhere.toml"),
+        (&["health", "--admin=127.0.0.1:1"], 1, "no answer from http://127.0.0.1:1/healthz"),
         (&["hydrte"], 2, "hydrate"),
     ] {
         let mut command = hydrant(args);

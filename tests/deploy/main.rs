@@ -1,0 +1,11 @@
+//! What lies in `deploy/` is tried by the tools and clients it is for.
+
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod chart;
+mod chart_network;
+mod chart_pods;
+mod chart_run;
+mod rendered;
+mod tools;
