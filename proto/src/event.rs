@@ -31,13 +31,16 @@ pub enum EventKind {
     BreakerClosed,
     #[serde(rename = "credential.rejected")]
     CredentialRejected,
+    /// What is left of an upstream's budget is kept for interactive pulls.
+    #[serde(rename = "quota.low")]
+    QuotaLow,
     /// Sent on request only, to try an endpoint.
     #[serde(rename = "webhook.test")]
     WebhookTest,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ImageHydrated,
         Self::HydrationFailed,
         Self::HydrationDeadLettered,
@@ -46,6 +49,7 @@ impl EventKind {
         Self::BreakerOpened,
         Self::BreakerClosed,
         Self::CredentialRejected,
+        Self::QuotaLow,
         Self::WebhookTest,
     ];
 
@@ -59,6 +63,7 @@ impl EventKind {
             Self::BreakerOpened => "upstream.breaker.opened",
             Self::BreakerClosed => "upstream.breaker.closed",
             Self::CredentialRejected => "credential.rejected",
+            Self::QuotaLow => "quota.low",
             Self::WebhookTest => "webhook.test",
         }
     }

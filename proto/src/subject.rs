@@ -34,14 +34,15 @@ pub const JOBS_BUCKET: &str = "hydrant_jobs";
 /// KV bucket of flights, breakers and quotas (memory-backed, with TTL).
 pub const STATE_BUCKET: &str = "hydrant_state";
 
-/// What a value of [`STATE_BUCKET`] is about. Upstream names hold only `[a-z0-9-]`, so each is one
-/// token; KV keys refuse `:`, so a digest is two.
+/// What a value of [`STATE_BUCKET`] is about. An upstream here is its name and a fingerprint of what
+/// makes it another one (its endpoint, its credential), so it is one token; KV keys refuse `:`, so a
+/// digest is two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StateKey {
     /// Who is fetching this blob: `flight.sha256.<hex>`.
     Flight(Digest),
-    /// What the fleet thinks of an upstream: `breaker.<upstream>`.
-    Breaker(String),
+    /// What one process has seen of an upstream: `breaker.<upstream>.<process>`.
+    Breaker { upstream: String, process: String },
     /// Who may send an upstream whose breaker is not closed its next probe: `probe.<upstream>`.
     Probe(String),
     /// What is left of an upstream's budget: `quota.<upstream>`.
@@ -54,11 +55,22 @@ impl fmt::Display for StateKey {
             Self::Flight(digest) => {
                 write!(f, "flight.{}.{}", digest.algorithm().as_str(), digest.hex())
             }
-            Self::Breaker(upstream) => write!(f, "breaker.{upstream}"),
+            Self::Breaker { upstream, process } => write!(f, "breaker.{upstream}.{process}"),
             Self::Probe(upstream) => write!(f, "probe.{upstream}"),
             Self::Quota(upstream) => write!(f, "quota.{upstream}"),
         }
     }
+}
+
+/// The key of what any process has seen of an upstream, as a filter.
+pub fn breakers(upstream: &str) -> String {
+    format!("breaker.{upstream}.*")
+}
+
+/// The process that a key of [`StateKey::Breaker`] names; `None` for any other.
+pub fn parse_breaker(key: &str) -> Option<&str> {
+    let (_, process) = key.strip_prefix("breaker.")?.split_once('.')?;
+    Some(process)
 }
 
 /// Where a job is published. Upstream names hold only `[a-z0-9-]`, so each is one token.
@@ -118,8 +130,12 @@ mod tests {
             format!("flight.sha256.{}", digest.hex())
         );
         let hub = || "docker-hub".to_owned();
-        let keys = [StateKey::Breaker(hub()), StateKey::Probe(hub()), StateKey::Quota(hub())];
-        let texts = keys.map(|key| key.to_string());
-        assert_eq!(texts, ["breaker.docker-hub", "probe.docker-hub", "quota.docker-hub"]);
+        let breaker = StateKey::Breaker { upstream: hub(), process: "importer-1".to_owned() };
+        let texts =
+            [breaker, StateKey::Probe(hub()), StateKey::Quota(hub())].map(|k| k.to_string());
+        let expected = ["breaker.docker-hub.importer-1", "probe.docker-hub", "quota.docker-hub"];
+        assert_eq!(texts, expected);
+        assert_eq!(parse_breaker(&texts[0]), Some("importer-1"));
+        assert_eq!(parse_breaker(&texts[1]), None);
     }
 }

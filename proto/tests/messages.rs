@@ -8,8 +8,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use hydrant_proto::{
-    BlobProgress, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
-    EventKind, FailureClass, HydrationRequested, JobPhase, JobState, Lane, Message, SharedValue,
+    BlobProgress, Cause, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
+    EventKind, FailureClass, HydrationRequested, JobPhase, JobState, Lane, Message, QuotaReport,
+    SharedValue, UpstreamReport, Verdict,
     codec::{self, decode, encode},
 };
 use jiff::Timestamp;
@@ -96,6 +97,11 @@ fn attempt() -> DeliveryAttempt {
     }
 }
 
+fn report() -> UpstreamReport {
+    let verdict = Verdict::Open { left: 5_000, streak: 1, cause: Cause::Failing, since: 900 };
+    UpstreamReport { failed: vec![900, 4], slow: vec![70], good: Some(1_000), verdict, seq: 3 }
+}
+
 #[test]
 fn every_message_is_written_as_it_always_was() {
     fixture("hydration-requested", &job());
@@ -115,6 +121,10 @@ fn every_message_is_written_as_it_always_was() {
     let value = b"any \x00 bytes".to_vec();
     let shared = SharedValue { owner: "importer-1".to_owned(), nonce: u64::MAX, value };
     fixture("shared-value", &shared);
+    fixture("upstream-report", &report());
+    fixture("upstream-report-bare", &UpstreamReport::default());
+    let (limit, kinds) = (Some(100), vec!["manifest".to_owned()]);
+    fixture("quota-report", &QuotaReport { limit, remaining: 76, reset: 21_600_000, kinds });
 }
 
 #[test]

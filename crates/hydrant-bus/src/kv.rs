@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// A watch looks again this often, whatever it was told.
-const REREAD: Duration = Duration::from_secs(10);
+pub(crate) const REREAD: Duration = Duration::from_secs(10);
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the mark of a removed value stays, for those who were cut off meanwhile.
@@ -129,6 +129,17 @@ impl Bucket {
         self.bus.publish("write a value", self.stream, self.subject(key), message).await
     }
 
+    /// Like [`Bucket::put_for`], whatever was there before.
+    pub(crate) async fn put_over(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<u64, BusError> {
+        let message = PublishMessage::build().payload(value).expected_stream(self.stream).ttl(ttl);
+        self.bus.publish("write a value", self.stream, self.subject(key), message).await
+    }
+
     /// Removes the value if its revision is `expected`, else [`BusError::Conflict`].
     pub(crate) async fn remove(&self, key: &str, expected: u64) -> Result<(), BusError> {
         let tombstone = self.guarded(Bytes::new(), expected).ttl(TOMBSTONE);
@@ -146,23 +157,35 @@ impl Bucket {
 
     /// The last value of each key that has one.
     pub(crate) async fn all(&self) -> Result<Vec<Bytes>, BusError> {
-        let filter = format!("$KV.{}.>", self.name);
-        let mut source =
-            Source::reader(&self.bus, self.stream, filter, DeliverPolicy::LastPerSubject);
+        let mut source = self.readings(">");
         let messages = crate::source::read_all(&mut source).await?;
         let live = messages.into_iter().filter(|m| !m.headers.as_ref().is_some_and(is_deleted));
         Ok(live.map(|message| message.payload.clone()).collect())
     }
 
+    /// After a failure: until the connection is up, but not for long.
+    pub(crate) async fn pause(&self) {
+        sleep(ERROR_PAUSE).await;
+        let mut link = self.bus.link();
+        let _ = timeout(REREAD, link.wait_for(|link| link.up)).await;
+    }
+
+    /// Where the values of the keys that fit `filter` are told, the last of each first.
+    pub(crate) fn readings(&self, filter: &str) -> Source {
+        let filter = self.subject(filter);
+        Source::reader(&self.bus, self.stream, filter, DeliverPolicy::LastPerSubject)
+    }
+
+    /// The key and what happened to it.
+    pub(crate) fn told(&self, message: &Message) -> Result<(String, Last), BusError> {
+        let key = message.subject.strip_prefix(&self.subject("")).unwrap_or_default().to_owned();
+        Ok((key, Last::of(message)?))
+    }
+
     /// The value now and each time it changes, for ever; `None` when there is none or it is gone.
     /// Changes in quick succession may be seen as one.
     pub(crate) fn watch(&self, key: &str) -> impl Stream<Item = Option<Entry>> + Send + use<> {
-        let source = Source::reader(
-            &self.bus,
-            self.stream,
-            self.subject(key),
-            DeliverPolicy::LastPerSubject,
-        );
+        let source = self.readings(key);
         let bucket = self.clone();
         let watch =
             Watch { bucket, key: key.to_owned(), source, pull: None, told: None, newest: 0 };
@@ -235,9 +258,7 @@ impl Watch {
     }
 
     async fn pause(&self) {
-        sleep(ERROR_PAUSE).await;
-        let mut link = self.bucket.bus.link();
-        let _ = timeout(REREAD, link.wait_for(|link| link.up)).await;
+        self.bucket.pause().await;
     }
 }
 

@@ -46,7 +46,7 @@ pub enum Claimed<T> {
 #[derive(Clone, Debug)]
 pub struct SharedState {
     bus: Bus,
-    bucket: Bucket,
+    pub(crate) bucket: Bucket,
 }
 
 /// A value in its envelope.
@@ -99,6 +99,17 @@ impl SharedState {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes whatever was there: for a key with one writer, or one where the newest is right.
+    pub async fn put_over(
+        &self,
+        key: &StateKey,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<(), BusError> {
+        let (key, sealed) = (name(key)?, self.seal(&value)?);
+        self.bucket.put_over(&key, sealed.bytes, lifetime(ttl)?).await.map(drop)
     }
 
     /// The value as the bucket's leader knows it; `None` when there is none or it expired.
@@ -182,7 +193,7 @@ impl SharedState {
 }
 
 impl Entry {
-    fn open(entry: kv::Entry) -> Result<Self, BusError> {
+    pub(crate) fn open(entry: kv::Entry) -> Result<Self, BusError> {
         const WHAT: &str = "read a shared value";
         let SharedValue { owner, nonce, value } = codec::decode(&entry.value)
             .map_err(|source| BusError::Malformed { what: WHAT, source })?;
@@ -215,7 +226,7 @@ fn lifetime(ttl: Duration) -> Result<Duration, BusError> {
     Ok(Duration::from_secs(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)))
 }
 
-fn refused(reason: String) -> BusError {
+pub(crate) fn refused(reason: String) -> BusError {
     BusError::Refused { what: "share a value", reason }
 }
 
@@ -236,10 +247,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_word_makes_no_key() {
-        assert_eq!(
-            name(&StateKey::Breaker("docker-hub".to_owned())).unwrap(),
-            "breaker.docker-hub"
-        );
+        assert_eq!(name(&StateKey::Quota("docker-hub".to_owned())).unwrap(), "quota.docker-hub");
         for bad in ["", "*", ">", "a b", "a\r\nb", "a..b"] {
             assert!(name(&StateKey::Probe(bad.to_owned())).is_err(), "{bad:?}");
         }

@@ -5,16 +5,27 @@
 //! for the gate is woken without anybody asking.
 
 mod counting;
+mod fleet;
+mod peers;
 
-pub use counting::{Settings, State};
+pub use counting::{PROBE_PAUSE, Settings, State};
+pub use fleet::{Granted, Interest};
 
 use counting::{Core, Outcome, Refused, Slot};
+use hydrant_proto::UpstreamReport;
 use hydrant_telemetry::metrics;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+/// Longest wait for the fleet's word on whose turn it is to probe; without it the call is refused.
+const LEAVE_WAIT: Duration = Duration::from_millis(20);
 
 /// The breaker of one upstream. Cheap to clone; clones share the state.
 #[derive(Clone, Debug)]
@@ -26,6 +37,10 @@ struct Shared {
     slow_call: Duration,
     core: Mutex<Core>,
     state: watch::Sender<State>,
+    /// Raised when there is something to tell the fleet.
+    news: watch::Sender<u64>,
+    /// Woken when leave for a probe may be wanted.
+    due: Notify,
     timer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -35,8 +50,10 @@ impl Breaker {
         let shared = Shared {
             upstream: upstream.to_owned(),
             slow_call,
-            core: Mutex::new(Core::new(settings)),
+            core: Mutex::new(Core::new(settings, Instant::now())),
             state: watch::Sender::new(State::Closed),
+            news: watch::Sender::new(0),
+            due: Notify::new(),
             timer: Mutex::new(None),
         };
         metrics().upstreams.breaker(upstream, State::Closed.label());
@@ -61,24 +78,58 @@ impl Breaker {
         let _ = state.wait_for(|state| !open(state)).await;
     }
 
-    /// How long to stay away if a call were refused now; `None` when it would be let through.
-    pub(crate) fn refusal(&self) -> Option<Duration> {
+    /// Says that work in the background waits for the upstream whenever the breaker is open, so
+    /// that somebody probes even if no client asks.
+    pub fn attend(&self) {
+        self.want(Interest::Standing);
+    }
+
+    /// How long to stay away if a call were refused now; `None` when it would be let through. When
+    /// the time has come for a probe, the fleet is given a moment to say whose turn it is.
+    pub(crate) async fn refusal(&self) -> Option<Duration> {
+        let refusal = self.0.core().refusal(Instant::now())?;
+        let is_due = self.want(Interest::Called);
+        if !is_due {
+            return Some(refusal);
+        }
+        let mut state = self.watch();
+        let open = |state: &State| matches!(state, State::Open { .. });
+        let _ = timeout(LEAVE_WAIT, state.wait_for(|state| !open(state))).await;
         self.0.core().refusal(Instant::now())
+    }
+
+    /// Notes that a call would be made, and whether leave for it is wanted now.
+    fn want(&self, interest: Interest) -> bool {
+        let mut core = self.0.core();
+        core.want(interest);
+        let wants = core.wants_leave(Instant::now());
+        if wants {
+            self.0.due.notify_one();
+        }
+        wants
     }
 
     /// Asks to make one call; the pass reports its outcome. In `HalfOpen` the pass is the probe.
     pub(crate) fn admit(&self) -> Result<Pass, Duration> {
         let now = Instant::now();
-        let slot = self.0.core().admit(now).map_err(|Refused(pause)| pause)?;
-        Ok(Pass { breaker: self.clone(), slot: Some(slot), began: now })
+        let mut core = self.0.core();
+        let was_active = core.is_active(now);
+        let slot = core.admit(now).map_err(|Refused(pause)| pause)?;
+        let until = core.deadline();
+        drop(core);
+        if !was_active {
+            self.tell();
+        }
+        Ok(Pass { breaker: self.clone(), slot: Some(slot), began: now, until })
     }
 
     /// Changes the counting and tells the watchers, in one step, so that they hear of changes in
     /// the order they happened.
-    fn change(&self, change: impl FnOnce(&mut Core)) {
+    fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.0.core();
-        change(&mut core);
+        let outcome = change(&mut core);
         self.publish(core.state());
+        outcome
     }
 
     fn publish(&self, state: State) {
@@ -115,7 +166,69 @@ impl Breaker {
 
     fn time_is_up(shared: &Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
+        shared.due.notify_one();
         Self(shared).change(|core| core.half_open_if_due(Instant::now()));
+    }
+}
+
+/// The part for whoever connects this process with others.
+impl Breaker {
+    /// From now on a probe needs leave, see [`Breaker::leave_wanted`].
+    pub(crate) fn ask_for_leave(&self) {
+        self.change(Core::ask_for_leave);
+    }
+
+    /// Ends when leave for a probe is wanted. For one caller.
+    pub(crate) async fn leave_wanted(&self) {
+        while !self.0.core().wants_leave(Instant::now()) {
+            self.0.due.notified().await;
+        }
+    }
+
+    pub(crate) fn grant(&self) -> Granted {
+        self.change(|core| core.grant(Instant::now()))
+    }
+
+    pub(crate) fn wait_longer(&self, pause: Duration) {
+        self.change(|core| core.wait_longer(pause, Instant::now()));
+    }
+
+    pub(crate) fn return_unused(&self, pause: Duration) {
+        self.change(|core| core.return_unused(pause, Instant::now()));
+    }
+
+    pub(crate) fn hear(&self, process: &str, report: &UpstreamReport) {
+        let is_news = self.change(|core| {
+            let before = core.decisions();
+            core.hear(process, report, Instant::now());
+            core.decisions() != before
+        });
+        if is_news {
+            self.tell();
+        }
+    }
+
+    pub(crate) fn forget(&self, process: &str) {
+        self.0.core().forget(process);
+    }
+
+    pub(crate) fn sharers(&self) -> usize {
+        self.0.core().sharers(Instant::now())
+    }
+
+    /// `None` when this process has not asked for a while.
+    pub(crate) fn report(&self) -> Option<UpstreamReport> {
+        let (core, now) = (self.0.core(), Instant::now());
+        core.is_active(now).then(|| core.report(now))
+    }
+
+    /// Changes when [`Breaker::report`] has something new to say.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.0.news.subscribe()
+    }
+
+    fn tell(&self) {
+        self.0.news.send_modify(|news| *news += 1);
     }
 }
 
@@ -141,9 +254,15 @@ pub(crate) struct Pass {
     breaker: Breaker,
     slot: Option<Slot>,
     began: Instant,
+    until: Option<Instant>,
 }
 
 impl Pass {
+    /// When the call must have ended, if it is a probe.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// The upstream answered; how long that took decides whether it was slow.
     pub fn answered(self) {
         let slow = self.began.elapsed() >= self.breaker.0.slow_call;
@@ -161,8 +280,14 @@ impl Pass {
     }
 
     fn report(mut self, outcome: Outcome) {
-        if let Some(slot) = self.slot.take() {
-            self.breaker.change(|core| core.record(slot, outcome, Instant::now()));
+        let Some(slot) = self.slot.take() else { return };
+        let is_news = self.breaker.change(|core| {
+            let suspicious = core.is_suspicious();
+            core.record(slot, outcome, Instant::now());
+            suspicious || outcome != Outcome::Success || core.state() != self.breaker.state()
+        });
+        if is_news {
+            self.breaker.tell();
         }
     }
 }

@@ -7,11 +7,11 @@ use crate::{
     breaker::Breaker,
     error::UpstreamError,
     exchange::{Ask, Exchange, Reply},
+    guard::Guard,
     listing::{self, TagPage},
     manifest::{self, Expected, FetchedManifest, Head},
     once::UnderWay,
     permits::{Permits, Priority},
-    retries::RetryBudget,
     secret::SecretSource,
     upstreams::Options,
     wire::Wire,
@@ -54,6 +54,7 @@ impl Client {
         credential: Option<Credential>,
         secrets: SecretSource,
         options: &Options,
+        guard: Guard,
     ) -> Result<Self, UpstreamError> {
         let name = upstream.name.to_string();
         let egress = egress(&upstream, options)
@@ -62,9 +63,8 @@ impl Client {
         let exchange = Exchange {
             wire: Wire { upstream: name.clone(), egress },
             auth: Auth::new(upstream.clone(), ping, credential, secrets),
-            breaker: Breaker::new(&name, options.breaker),
+            guard,
             permits: Permits::new(upstream.concurrency),
-            retries: RetryBudget::new(),
             upstream,
         };
         let unknown =
@@ -79,7 +79,12 @@ impl Client {
 
     /// The breaker every call passes through.
     pub fn breaker(&self) -> &Breaker {
-        &self.exchange.breaker
+        self.exchange.guard.breaker()
+    }
+
+    /// All that protects the upstream.
+    pub fn guard(&self) -> &Guard {
+        &self.exchange.guard
     }
 
     /// Makes the next call ask for this manifest again, though the upstream did not have it a

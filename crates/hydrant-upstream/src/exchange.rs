@@ -4,11 +4,12 @@
 use crate::{
     answer::{Blame, Failure, Refusal},
     auth::{Auth, Grant},
-    breaker::{Breaker, Pass},
+    breaker::Pass,
     error::UpstreamError,
+    guard::Guard,
     hosts,
     permits::{Permit, Permits, Priority},
-    retries::{self, RetryBudget},
+    retries,
     wire::{Hop, Patience, Wire},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
@@ -25,9 +26,8 @@ pub struct Exchange {
     pub upstream: Arc<Upstream>,
     pub wire: Wire,
     pub auth: Auth,
-    pub breaker: Breaker,
+    pub guard: Guard,
     pub permits: Arc<Permits>,
-    pub retries: RetryBudget,
 }
 
 /// What is asked for.
@@ -67,13 +67,13 @@ impl Exchange {
     pub async fn call(&self, ask: &Ask) -> Result<Reply, Failure> {
         let until = ask.budget.map(|budget| Instant::now() + budget);
         let patience = Patience { each: self.upstream.timeout.0, until };
-        self.retries.attempted();
+        self.guard.retries().attempted();
         let failure = match self.attempt(ask, patience).await {
             Err(failure) if failure.blame == Blame::Failed => failure,
             other => return other,
         };
         let pause = retries::pause();
-        if patience.left() <= pause || !self.retries.take() {
+        if patience.left() <= pause || !self.guard.retries().take() {
             return Err(failure);
         }
         tokio::time::sleep(pause).await;
@@ -83,12 +83,14 @@ impl Exchange {
     }
 
     async fn attempt(&self, ask: &Ask, patience: Patience) -> Result<Reply, Failure> {
-        if let Some(pause) = self.breaker.refusal() {
+        let breaker = self.guard.breaker();
+        if let Some(pause) = breaker.refusal().await {
             return Err(self.not_admitted(pause));
         }
         let permit = self.permit(ask, patience).await?;
-        let pass = self.breaker.admit().map_err(|pause| self.not_admitted(pause))?;
+        let pass = breaker.admit().map_err(|pause| self.not_admitted(pause))?;
         // Boxed: the state of some five requests would otherwise sit in every caller's future.
+        let patience = patience.until(pass.deadline());
         let outcome = Box::pin(self.authorised(ask, patience)).await;
         settle(pass, &outcome);
         Ok(Reply { response: outcome?, permit })

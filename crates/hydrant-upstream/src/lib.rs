@@ -20,6 +20,7 @@ mod challenge;
 mod client;
 mod error;
 mod exchange;
+mod guard;
 mod hosts;
 mod listing;
 mod manifest;
@@ -33,9 +34,12 @@ mod upstreams;
 mod wire;
 
 pub use blob::{BlobBody, BodyStream, Part};
-pub use breaker::{Breaker, Settings as BreakerSettings, State as BreakerState};
+pub use breaker::{
+    Breaker, Granted, PROBE_PAUSE, Settings as BreakerSettings, State as BreakerState,
+};
 pub use client::Client;
 pub use error::{Retry, UpstreamError};
+pub use guard::{Guard, scope};
 pub use listing::TagPage;
 pub use manifest::{FetchedManifest, Head};
 pub use permits::Priority;

@@ -1,6 +1,6 @@
 //! The clients of a process: one per upstream and credential reference.
 
-use crate::{BreakerSettings, Client, SecretSource, UpstreamError};
+use crate::{BreakerSettings, Client, Guard, SecretSource, UpstreamError, guard::scope};
 use hydrant_egress::Resolve;
 use hydrant_rules::{Credential, Name, Upstream};
 use std::{
@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// How clients behave, beyond what the configuration of an upstream says.
 #[derive(Clone)]
@@ -52,6 +53,7 @@ struct Shared {
     secrets: SecretSource,
     options: Options,
     clients: Mutex<HashMap<Name, Vec<Known>>>,
+    guards: watch::Sender<Vec<Guard>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,8 @@ impl Upstreams {
     }
 
     pub fn with_options(secrets: SecretSource, options: Options) -> Self {
-        Self(Arc::new(Shared { secrets, options, clients: Mutex::default() }))
+        let (clients, guards) = (Mutex::default(), watch::Sender::default());
+        Self(Arc::new(Shared { secrets, options, clients, guards }))
     }
 
     /// The client of `upstream` with `credential`; the same one as long as both are unchanged.
@@ -90,11 +93,26 @@ impl Upstreams {
         }
         let (upstream, credential) = (upstream.clone(), credential.cloned());
         let (secrets, options) = (self.0.secrets.clone(), &self.0.options);
-        let client = Client::new(upstream.clone(), credential.clone(), secrets, options)?;
+        let guard = self.guard(&upstream, versions);
+        let client = Client::new(upstream.clone(), credential.clone(), secrets, options, guard)?;
         let client = Arc::new(client);
         versions.insert(0, Known { upstream, credential, client: client.clone() });
         versions.truncate(VERSIONS);
+        self.0.guards.send_replace(guards(&clients));
         Ok(client)
+    }
+
+    /// The guard of a version that is the same upstream with other settings, or a new one.
+    fn guard(&self, upstream: &Upstream, versions: &[Known]) -> Guard {
+        let scope = scope(upstream);
+        let guards = versions.iter().map(|known| known.client.guard());
+        let held = guards.into_iter().find(|guard| guard.scope() == scope);
+        held.cloned().unwrap_or_else(|| Guard::new(upstream, self.0.options.breaker))
+    }
+
+    /// The guards of the newest clients, now and whenever there is another.
+    pub fn guards(&self) -> watch::Receiver<Vec<Guard>> {
+        self.0.guards.subscribe()
     }
 
     /// The newest client of each upstream asked for so far.
@@ -106,4 +124,9 @@ impl Upstreams {
     fn clients(&self) -> MutexGuard<'_, HashMap<Name, Vec<Known>>> {
         self.0.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn guards(clients: &HashMap<Name, Vec<Known>>) -> Vec<Guard> {
+    let newest = clients.values().filter_map(|versions| versions.first());
+    newest.map(|known| known.client.guard().clone()).collect()
 }

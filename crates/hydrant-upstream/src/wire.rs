@@ -40,6 +40,12 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// No longer than until then, too.
+    pub fn until(self, limit: Option<Instant>) -> Self {
+        let until = self.until.into_iter().chain(limit).min();
+        Self { until, ..self }
+    }
+
     /// The time left for the next answer.
     pub fn left(&self) -> Duration {
         match self.until {

@@ -170,6 +170,13 @@ fn start(
     stop: &CancellationToken,
 ) -> Roles {
     let mut roles = Roles::new();
+    if let Some(fetching) = fetching {
+        let run = hydrant_fleet::run(context.bus.clone(), fetching.upstreams.clone(), stop.clone());
+        roles.spawn(async {
+            run.await;
+            ("fleet", Ok(()))
+        });
+    }
     if let (Some(fetching), Some(listener)) = (fetching, listener) {
         let frontend = hydrant_frontend::Context {
             store: context.store.clone(),

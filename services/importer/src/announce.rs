@@ -1,9 +1,9 @@
 //! The events of an importer: that an image is local, a tag moved, a job failed or was given up,
-//! a credential was refused, a breaker opened or closed.
+//! a credential was refused.
 
 use crate::{closure::Closure, error::ImportError};
 use hydrant_bus::Bus;
-use hydrant_proto::{Event, EventData, EventKind, FailureClass, Image, state::JobState};
+use hydrant_proto::{Event, EventData, EventKind, Image, state::JobState};
 use hydrant_rules::Route;
 use hydrant_store::{CompletionRecord, TagRecord};
 use jiff::Timestamp;
@@ -95,20 +95,7 @@ pub(crate) fn credential_rejected(state: &JobState) -> Event {
     Event::new(EventKind::CredentialRejected, Timestamp::now(), data)
 }
 
-/// A breaker that opened or closed. Each process has its own; what happens to several within the
-/// same minute is one event.
-pub(crate) fn breaker(upstream: &str, open: bool) -> Event {
-    let (kind, class) = match open {
-        true => (EventKind::BreakerOpened, Some(FailureClass::BreakerOpen)),
-        false => (EventKind::BreakerClosed, None),
-    };
-    let upstream = Some(upstream.to_owned());
-    let data = EventData { upstream, class, seq: periods(MINUTE), ..EventData::default() };
-    Event::new(kind, Timestamp::now(), data)
-}
-
-const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
+const HOUR: u64 = 60 * 60;
 
 /// How many periods of so many seconds have passed since the epoch.
 fn periods(seconds: u64) -> u64 {

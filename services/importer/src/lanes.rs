@@ -1,7 +1,7 @@
 //! One consume loop per upstream, so that an open breaker pauses that upstream's jobs and nobody
 //! else's. Loops follow the configuration.
 
-use crate::{announce, worker::Worker};
+use crate::worker::Worker;
 use hydrant_bus::{ConsumeOptions, consume};
 use hydrant_rules::{Credential, Name, Table, Upstream};
 use hydrant_upstream::{BreakerState, Client};
@@ -72,7 +72,7 @@ impl Lanes {
             }
         };
         let (paused, gate) = watch::channel(false);
-        self.tasks.spawn(pause_while_open(client, self.worker.clone(), paused, stop.clone()));
+        self.tasks.spawn(pause_while_open(client, paused, stop.clone()));
         let options = ConsumeOptions {
             slots: self.pace.slots,
             paused: gate,
@@ -102,30 +102,20 @@ fn served(table: &Table) -> impl Iterator<Item = Served> {
 }
 
 /// Keeps the gate as the breaker is: nothing is pulled while it is open, so no attempt is burned.
-/// Half open it lets jobs through, of which the breaker takes one as its probe. Tells of each
-/// opening and closing.
+/// Half open it lets jobs through, of which the breaker takes one as its probe.
 async fn pause_while_open(
     client: Arc<Client>,
-    worker: Worker,
     paused: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
-    let mut state = client.breaker().watch();
+    let breaker = client.breaker();
+    let mut state = breaker.watch();
     let follow = async {
-        let mut was_open = false;
         loop {
             let now = *state.borrow_and_update();
             paused.send_replace(matches!(now, BreakerState::Open { .. }));
-            let is_open = match now {
-                BreakerState::Closed => false,
-                BreakerState::Open { .. } => true,
-                BreakerState::HalfOpen => was_open,
-            };
-            if is_open != was_open {
-                was_open = is_open;
-                let upstream = client.upstream().name.as_str();
-                worker.mention(&announce::breaker(upstream, is_open)).await;
-            }
+            // Jobs may wait there that nobody else would probe for.
+            breaker.attend();
             if state.changed().await.is_err() {
                 return;
             }

@@ -224,3 +224,23 @@ async fn a_bucket_made_by_an_older_version_learns_to_mark_what_expires() {
     assert_eq!(next(&mut watch).await, None);
     assert!(began.elapsed() < 8 * SECOND, "told, not found by looking: {:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn each_process_tells_for_itself_and_all_hear_of_it() {
+    let server = NatsServer::start().await;
+    let (one, two) = (connect(&server).await, connect(&server).await);
+    let (one, two) = (one.shared_state(), two.shared_state());
+    let mut heard = Box::pin(two.watch_breakers("hub-1").unwrap());
+    one.put_over(&one.own_breaker("hub-2"), "other".into(), LONG).await.unwrap();
+    one.put_over(&one.own_breaker("hub-1"), "a".into(), LONG).await.unwrap();
+    let told = next(&mut heard).await;
+    assert_eq!((told.process, told.entry.unwrap().value), (one.process(), "a".into()));
+    one.put_over(&one.own_breaker("hub-1"), "b".into(), SECOND).await.unwrap();
+    assert_eq!(next(&mut heard).await.entry.unwrap().value, "b");
+    two.put_over(&two.own_breaker("hub-1"), "c".into(), LONG).await.unwrap();
+    let told = next(&mut heard).await;
+    assert_eq!((told.process, told.entry.unwrap().value), (two.process(), "c".into()));
+    assert_eq!(next(&mut heard).await.entry, None, "the first one's has expired");
+    let left = one.breakers("hub-1").await.unwrap();
+    assert_eq!(left.iter().map(|told| &told.process).collect::<Vec<_>>(), [&two.process()]);
+}

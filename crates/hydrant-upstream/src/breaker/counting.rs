@@ -5,6 +5,11 @@
 //! until its time is up; then `HalfOpen` lets one probe at a time through, each with a deadline. A
 //! good probe closes; a bad one opens again for twice as long, up to a cap.
 
+use super::{
+    fleet::{Decided, Leave, Told},
+    peers::Peers,
+};
+use hydrant_proto::Cause;
 use hydrant_telemetry::metrics::BreakerState as Label;
 use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
@@ -14,9 +19,10 @@ use tokio::time::Instant;
 pub struct Settings {
     /// How far back outcomes count.
     pub window: Duration,
-    /// Opens after this many failures in a row.
+    /// Opens after this many failures in a row, over the whole fleet.
     pub consecutive: u32,
-    /// Opens on the rate only when the window holds at least this many calls.
+    /// Opens on the rate only when the window holds at least this many calls; opens after this many
+    /// bad answers in a row, slow ones too, over the whole fleet.
     pub min_calls: u32,
     /// Opens when this share of the window's calls failed or were slow, 0 to 1.
     pub bad_share: f64,
@@ -28,7 +34,7 @@ pub struct Settings {
     pub open_max: Duration,
     /// Openings last up to this share longer, at random, so that processes do not probe together.
     pub jitter: f64,
-    /// After this a probe that has not reported makes room for the next.
+    /// How long a probe may take, whatever the upstream's timeout is.
     pub probe_deadline: Duration,
 }
 
@@ -43,7 +49,7 @@ impl Default for Settings {
             open_for: Duration::from_secs(5),
             open_max: Duration::from_secs(120),
             jitter: 0.2,
-            probe_deadline: Duration::from_secs(30),
+            probe_deadline: Duration::from_secs(10),
         }
     }
 }
@@ -82,6 +88,16 @@ pub enum Outcome {
     Limited(Option<Duration>),
 }
 
+/// What was bad about an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bad {
+    Failed,
+    Slow,
+}
+
+/// Bad answers without a good one between them, oldest first.
+pub type Row = VecDeque<(Instant, Bad)>;
+
 /// A call let through. It counts only in the epoch it began in: what was asked before an opening
 /// says nothing about the upstream after it.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,36 +111,55 @@ pub struct Refused(pub Duration);
 
 #[derive(Debug)]
 pub struct Core {
-    settings: Settings,
-    state: State,
+    pub(super) settings: Settings,
+    pub(super) state: State,
+    /// When the state began.
+    pub(super) entered: Instant,
     /// Raised by each change of the state, and by each probe that takes the place of a late one.
-    epoch: u64,
+    pub(super) epoch: u64,
     /// Until when the probe of `HalfOpen` keeps its place.
-    probe: Option<Instant>,
+    pub(super) probe: Option<Instant>,
+    pub(super) leave: Leave,
     /// Time and badness of the calls inside the window, oldest first.
-    calls: VecDeque<(Instant, bool)>,
-    failures_in_a_row: u32,
+    pub(super) calls: VecDeque<(Instant, bool)>,
+    pub(super) row: Row,
+    pub(super) last_good: Option<Instant>,
     /// Openings without a quiet window between them; doubles the next.
-    streak: u32,
-    closed_at: Option<Instant>,
+    pub(super) streak: u32,
+    pub(super) closed_at: Option<Instant>,
+    pub(super) cause: Cause,
+    pub(super) peers: Peers,
+    /// When the last call was let through.
+    pub(super) asked: Option<Instant>,
+    pub(super) told: Told,
 }
 
-/// Most calls remembered; under more traffic the window is shorter.
-const MAX_CALLS: usize = 256;
+/// Most calls remembered; under more traffic the window is shorter, so that a change for the worse
+/// shows after at most sixteen bad answers, however much went well before.
+const MAX_CALLS: usize = 32;
+/// Most bad answers in a row remembered.
+const MAX_ROW: usize = 16;
 /// How long to stay away while somebody else's probe is under way.
-const PROBE_PAUSE: Duration = Duration::from_secs(1);
+pub const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Core {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, now: Instant) -> Self {
         Self {
             settings,
             state: State::Closed,
+            entered: now,
             epoch: 0,
             probe: None,
+            leave: Leave::NotNeeded,
             calls: VecDeque::new(),
-            failures_in_a_row: 0,
+            row: Row::new(),
+            last_good: None,
             streak: 0,
             closed_at: None,
+            cause: Cause::Failing,
+            peers: Peers::default(),
+            asked: None,
+            told: Told::default(),
         }
     }
 
@@ -142,6 +177,7 @@ impl Core {
             self.epoch += 1;
             self.probe = Some(now + self.settings.probe_deadline);
         }
+        self.asked = Some(now);
         Ok(Slot { epoch: self.epoch })
     }
 
@@ -149,9 +185,15 @@ impl Core {
     pub fn refusal(&self, now: Instant) -> Option<Duration> {
         match (self.state, self.probe) {
             (State::Open { until }, _) if now < until => Some(until - now),
+            (State::Open { .. }, _) if self.leave != Leave::NotNeeded => Some(PROBE_PAUSE),
             (State::HalfOpen, Some(deadline)) if now < deadline => Some(PROBE_PAUSE),
             (State::Closed | State::HalfOpen | State::Open { .. }, _) => None,
         }
+    }
+
+    /// Until when the call that was just let through must have reported, if it is a probe.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.probe
     }
 
     /// The call of `slot` ended without saying anything about the upstream.
@@ -171,61 +213,97 @@ impl Core {
         match self.state {
             State::Closed => self.count(outcome, now),
             State::HalfOpen if outcome == Outcome::Success => self.close(now),
-            State::HalfOpen => self.open(now),
+            State::HalfOpen => self.open(now, self.entered),
             State::Open { .. } => {}
         }
     }
 
-    /// Moves `Open` on when its time is up.
+    /// Moves `Open` on when its time is up, unless that needs somebody's leave.
     pub fn half_open_if_due(&mut self, now: Instant) {
-        if matches!(self.state, State::Open { until } if now >= until) {
-            self.enter(State::HalfOpen);
+        if self.leave == Leave::NotNeeded && self.is_due(now) {
+            self.enter(State::HalfOpen, now);
         }
     }
 
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        matches!(self.state, State::Open { until } if now >= until)
+    }
+
     fn count(&mut self, outcome: Outcome, now: Instant) {
-        let bad = outcome != Outcome::Success;
-        self.failures_in_a_row =
-            if outcome == Outcome::Failure { self.failures_in_a_row + 1 } else { 0 };
-        self.calls.push_back((now, bad));
+        match outcome {
+            Outcome::Success | Outcome::Limited(_) => {
+                self.row.clear();
+                self.last_good = Some(now);
+            }
+            Outcome::Slow => self.row.push_back((now, Bad::Slow)),
+            Outcome::Failure => self.row.push_back((now, Bad::Failed)),
+        }
+        if self.row.len() > MAX_ROW {
+            self.row.pop_front();
+        }
+        self.calls.push_back((now, outcome != Outcome::Success));
         let window = self.settings.window;
         while self.calls.len() > MAX_CALLS
             || self.calls.front().is_some_and(|(at, _)| now.duration_since(*at) > window)
         {
             self.calls.pop_front();
         }
-        if self.is_too_bad() {
-            self.open(now);
+        if self.is_row_too_long() || self.is_share_too_high() {
+            let first = self.calls.iter().find(|(_, bad)| *bad).map_or(now, |(at, _)| *at);
+            self.open(now, self.row.front().map_or(first, |(at, _)| *at));
         }
     }
 
-    fn is_too_bad(&self) -> bool {
-        if self.failures_in_a_row >= self.settings.consecutive {
-            return true;
+    /// Counts over the whole fleet: what others reported since the last good answer that any
+    /// process is known to have got.
+    pub(super) fn is_row_too_long(&self) -> bool {
+        let good = self.last_good.max(self.peers.last_good());
+        let since = good.map_or(self.entered, |good| good.max(self.entered));
+        let own = self.row.iter().filter(|(at, _)| good.is_none_or(|good| *at >= good));
+        let own = own.map(|(_, bad)| *bad);
+        let (mut failed, mut all) = (0, 0);
+        for bad in own.chain(self.peers.bad_since(since)) {
+            failed += u32::from(bad == Bad::Failed);
+            all += 1;
         }
+        failed >= self.settings.consecutive || all >= self.settings.min_calls
+    }
+
+    fn is_share_too_high(&self) -> bool {
         let bad = self.calls.iter().filter(|(_, bad)| *bad).count();
         self.calls.len() >= self.settings.min_calls as usize
             && bad as f64 >= self.settings.bad_share * self.calls.len() as f64
     }
 
-    fn open(&mut self, now: Instant) {
-        let pause = self.next_pause(now);
-        self.enter(State::Open { until: now + pause });
+    fn open(&mut self, now: Instant, since: Instant) {
+        let until = now + self.next_pause(now);
+        self.decide_open(until, Cause::Failing, since, now);
     }
 
     /// Opens for as long as the upstream asked, which may prolong an opening but never shorten it.
     fn stay_away(&mut self, pause: Option<Duration>, now: Instant) {
-        match (self.state, pause) {
-            (State::Open { until }, None) if now < until => {}
-            (State::Open { until }, Some(pause)) if now < until => {
-                self.enter(State::Open { until: until.max(now + pause) });
-            }
-            (_, None) => self.open(now),
-            (_, Some(pause)) => self.enter(State::Open { until: now + pause }),
-        }
+        let until = match (self.state, pause) {
+            (State::Open { until }, None) if now < until => return,
+            (State::Open { until }, Some(pause)) if until >= now + pause => return,
+            (_, None) => now + self.next_pause(now),
+            (_, Some(pause)) => now + pause,
+        };
+        self.decide_open(until, Cause::Limited, now, now);
     }
 
-    fn next_pause(&mut self, now: Instant) -> Duration {
+    pub(super) fn decide_open(
+        &mut self,
+        until: Instant,
+        cause: Cause,
+        since: Instant,
+        now: Instant,
+    ) {
+        self.cause = cause;
+        self.enter(State::Open { until }, now);
+        self.told.decide(Decided::Open { until, streak: self.streak, cause, since });
+    }
+
+    pub(super) fn next_pause(&mut self, now: Instant) -> Duration {
         let quiet = self.closed_at.is_none_or(|at| now.duration_since(at) > self.settings.window);
         if self.state == State::Closed && quiet {
             self.streak = 0;
@@ -237,16 +315,23 @@ impl Core {
     }
 
     fn close(&mut self, now: Instant) {
-        self.closed_at = Some(now);
-        self.enter(State::Closed);
+        self.last_good = Some(now);
+        self.be_closed(now);
+        self.told.decide(Decided::Closed);
     }
 
-    fn enter(&mut self, state: State) {
+    pub(super) fn be_closed(&mut self, now: Instant) {
+        self.closed_at = Some(now);
+        self.enter(State::Closed, now);
+    }
+
+    pub(super) fn enter(&mut self, state: State, now: Instant) {
         self.state = state;
+        self.entered = now;
         self.epoch += 1;
         self.probe = None;
         self.calls.clear();
-        self.failures_in_a_row = 0;
+        self.row.clear();
     }
 }
 
@@ -259,7 +344,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn core() -> Core {
-        Core::new(Settings { jitter: 0.0, ..Settings::default() })
+        Core::new(Settings { jitter: 0.0, ..Settings::default() }, Instant::now())
     }
 
     fn feed(core: &mut Core, outcome: Outcome, now: Instant) {
