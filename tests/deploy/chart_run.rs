@@ -3,67 +3,41 @@
 //! values of Secrets, files of ConfigMaps, ports. What the manifests say is otherwise taken as it
 //! stands.
 
-use crate::rendered::{Rendered, containers, with_values};
+use crate::{
+    here::Here,
+    rendered::{Rendered, containers, with_values},
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use hydrant_testkit::{FakeUpstream, Finished, Image, PortLease, Process, Skopeo, binaries, until};
+use hydrant_testkit::{FakeUpstream, Finished, Image, Process, Skopeo, binaries, until};
 use serde_json::Value;
 use std::{fs, path::PathBuf, time::Duration};
-use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(90);
 
 struct Cluster {
     rendered: Rendered,
-    directory: TempDir,
-    ports: Vec<PortLease>,
-    /// Text of the manifests, and what stands for it here.
-    here: Vec<(String, String)>,
+    here: Here,
     running: Vec<Process>,
 }
 
 impl Cluster {
     fn new(rendered: Rendered) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut cluster =
-            Self { rendered, directory, ports: Vec::new(), here: Vec::new(), running: Vec::new() };
+        let mut cluster = Self { rendered, here: Here::new(), running: Vec::new() };
         for service in ["hydrant-nats:4222", "hydrant-store:8333", "hydrant-control:9464"] {
-            let port = cluster.port();
-            cluster.here.push((service.to_owned(), format!("127.0.0.1:{port}")));
+            cluster.here.serves(service);
         }
         cluster.configuration("hydrant-config", "/etc/hydrant/config");
         cluster
     }
 
-    fn port(&mut self) -> u16 {
-        let lease = PortLease::take();
-        let port = lease.port();
-        self.ports.push(lease);
-        port
-    }
-
-    fn dir(&self, name: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     /// Lays out the files of a ConfigMap that pods mount at `at`.
     fn configuration(&mut self, name: &str, at: &str) {
-        let place = self.dir(name);
+        let place = self.here.dir(name);
         let map = self.rendered.named("ConfigMap", name)["data"].as_object().unwrap().clone();
         for (file, text) in map {
-            fs::write(place.join(file), self.put_in(text.as_str().unwrap())).unwrap();
+            fs::write(place.join(file), self.here.put_in(text.as_str().unwrap())).unwrap();
         }
-        self.here.push((at.to_owned(), place.to_string_lossy().into_owned()));
-    }
-
-    /// The text with everything that a cluster would resolve.
-    fn put_in(&self, text: &str) -> String {
-        self.here.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
-    }
-
-    fn address_of(&self, service: &str) -> String {
-        self.put_in(service)
+        self.here.is(at, place.to_string_lossy());
     }
 
     /// A container as a process; `ports` are the addresses it binds and those it binds here.
@@ -75,12 +49,12 @@ impl Cluster {
         ports: &[(&str, &str)],
     ) -> Process {
         let place = |text: &str| {
-            let data = self.dir(name);
+            let data = self.here.dir(name);
             let text = ports.iter().fold(text.to_owned(), |text, (a, b)| text.replace(a, b));
             let text = text.replace("/var/lib/hydrant", &data.to_string_lossy());
-            self.put_in(&text.replace("=/data", &format!("={}", data.display())))
+            self.here.put_in(&text.replace("=/data", &format!("={}", data.display())))
         };
-        let mut process = Process::new(name, program, self.directory.path());
+        let mut process = Process::new(name, program, self.here.path());
         let args = of["args"].as_array().into_iter().flatten();
         process.args(args.map(|arg| place(arg.as_str().expect("arguments are text"))));
         for entry in of["env"].as_array().into_iter().flatten() {
@@ -107,10 +81,10 @@ impl Cluster {
 
     /// A role; returns its addresses for pulls and for its admin port.
     fn role(&mut self, role: &str) -> (String, String) {
-        let listen = format!("127.0.0.1:{}", self.port());
+        let listen = self.here.address();
         let admin = match role {
-            "control" => self.address_of("hydrant-control:9464"),
-            _ => format!("127.0.0.1:{}", self.port()),
+            "control" => self.here.put_in("hydrant-control:9464"),
+            _ => self.here.address(),
         };
         let container = &self.rendered.pod(role)["spec"]["containers"][0];
         let ports = [("0.0.0.0:5000", listen.as_str()), ("0.0.0.0:9464", admin.as_str())];
@@ -120,12 +94,12 @@ impl Cluster {
     }
 
     fn nats(&mut self) {
-        let monitor = format!("127.0.0.1:{}", self.port());
-        let address = self.address_of("hydrant-nats:4222");
-        let data = self.dir("nats-data").to_string_lossy().into_owned();
-        self.here.push(("0.0.0.0:4222".to_owned(), address));
-        self.here.push(("0.0.0.0:8222".to_owned(), monitor));
-        self.here.push(("store_dir: /data".to_owned(), format!("store_dir: \"{data}\"")));
+        let monitor = self.here.address();
+        let address = self.here.put_in("hydrant-nats:4222");
+        let data = self.here.dir("nats-data").to_string_lossy().into_owned();
+        self.here.is("0.0.0.0:4222", address);
+        self.here.is("0.0.0.0:8222", monitor);
+        self.here.is("store_dir: /data", format!("store_dir: \"{data}\""));
         self.configuration("hydrant-nats", "/etc/nats");
         let container = &self.stateful("hydrant-nats")["containers"][0];
         let process = self.container("nats", binaries::find("nats-server"), container, &[]);
@@ -133,11 +107,11 @@ impl Cluster {
     }
 
     fn store(&mut self) {
-        let address = self.address_of("hydrant-store:8333");
+        let address = self.here.put_in("hydrant-store:8333");
         let (_, port) = address.rsplit_once(':').unwrap();
         let s3 = format!("-s3.port={port}");
         let others: Vec<_> = ["master", "volume", "filer", "admin"]
-            .map(|server| format!("-{server}.port={}", self.port()))
+            .map(|server| format!("-{server}.port={}", self.here.port()))
             .into();
         let container = &self.stateful("hydrant-store")["containers"][0];
         assert_eq!(container["command"], serde_json::json!(["weed"]));
@@ -166,10 +140,10 @@ impl Cluster {
 
     /// A client command with the token of the release.
     async fn command(&self, args: &[&str]) -> Finished {
-        let mut process = Process::new("command", binaries::hydrant(), self.directory.path());
+        let mut process = Process::new("command", binaries::hydrant(), self.here.path());
         process.args(args);
         process
-            .env("HYDRANT_SERVER", format!("http://{}", self.address_of("hydrant-control:9464")));
+            .env("HYDRANT_SERVER", format!("http://{}", self.here.put_in("hydrant-control:9464")));
         let token = serde_json::json!({"name": "hydrant-admin", "key": "token"});
         process.env("HYDRANT_ADMIN_TOKEN", self.secret(&token));
         process.run(SOON).await

@@ -7,5 +7,12 @@ mod chart;
 mod chart_network;
 mod chart_pods;
 mod chart_run;
+mod compose;
+mod compose_run;
+mod engine;
+mod here;
+mod image;
+
 mod rendered;
 mod tools;
+mod units;

