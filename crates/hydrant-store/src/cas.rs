@@ -10,7 +10,7 @@ use crate::{
     directory::Directory,
     error::{StoreError, classify},
     object::{Object, timed, to_json},
-    tag::Owner,
+    tag::TagRecord,
 };
 use bytes::Bytes;
 use hydrant_proto::Digest;
@@ -31,11 +31,15 @@ const MAX_BYTES: u64 = 1024 * 1024;
 pub struct Version {
     pub(crate) stamp: Stamp,
     pub(crate) seq: u64,
-    /// What the tag named, and for whom; `None` when there was no record.
-    pub(crate) names: Option<(Owner, Digest, bool)>,
+    /// `None` when there was none that can be read.
+    pub(crate) before: Option<Arc<TagRecord>>,
 }
 
 impl Version {
+    pub(crate) fn of(record: &TagRecord, stamp: Stamp) -> Self {
+        Self { stamp, seq: record.seq, before: Some(Arc::new(record.clone())) }
+    }
+
     /// The `seq` of the record that was seen.
     pub fn seq(&self) -> u64 {
         self.seq

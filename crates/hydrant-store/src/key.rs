@@ -26,6 +26,8 @@ pub(crate) enum Key<'a> {
     TagIndexLink(&'a RepositoryName, &'a Tag, &'a Digest),
     /// What a tag names, for hydrant.
     TagRecord(&'a RepositoryName, &'a Tag),
+    /// What became of a tag over time.
+    TagHistory(&'a RepositoryName, &'a Tag),
     /// That the second manifest refers to the first (`subject`).
     Referrer(&'a RepositoryName, &'a Digest, &'a Digest),
     /// Where the content of a repository comes from.
@@ -61,6 +63,9 @@ impl Key<'_> {
             Self::Origin(repository) => format!("{}/_origin.json", records_of(repository)),
             Self::TagRecord(repository, tag) => {
                 format!("{}/_tags/{tag}.json", records_of(repository))
+            }
+            Self::TagHistory(repository, tag) => {
+                format!("{}/_history/{tag}.json", records_of(repository))
             }
             Self::Referrer(repository, subject, digest) => {
                 format!("{}/{}.json", referrers_of(repository, subject), flat(digest))
@@ -129,10 +134,11 @@ fn content_of(repository: &RepositoryName) -> String {
 }
 
 /// The folders of all that makes content visible in one repository.
-pub(crate) fn visible_in(repository: &RepositoryName) -> [String; 4] {
+pub(crate) fn visible_in(repository: &RepositoryName) -> [String; 5] {
     let (content, records) = (content_of(repository), records_of(repository));
     [
         format!("{records}/_tags"),
+        format!("{records}/_history"),
         format!("{content}/_manifests"),
         format!("{records}/_referrers"),
         format!("{content}/_layers"),

@@ -10,6 +10,7 @@
 
 mod blob;
 mod cas;
+mod closure;
 mod completion;
 mod dead_letter;
 mod directory;
@@ -37,6 +38,7 @@ mod writer;
 
 pub use blob::BlobRead;
 pub use cas::Version;
+pub use closure::Durability;
 pub use completion::CompletionRecord;
 pub use dead_letter::{DeadLetter, DeadLetterId, GivenUp, InvalidDeadLetterId};
 pub use error::{Cause, Retry, StoreError};
@@ -46,7 +48,10 @@ pub use miss::{MissRecord, Wanted};
 pub use open::{InvalidStoreUrl, S3Settings, StoreConfig, StoreUrl};
 pub use quarantine::Scrubbed;
 pub use referrer::Referrer;
-pub use tag::{Owner, TagRecord};
+pub use tag::{
+    Follows, Frozen, MAX_TAG_LINES, Move, Owner, Sighting, Stays, TagAct, TagLine, TagRecord,
+    Terms, Writer,
+};
 pub use upload::PART_BYTES;
 pub use writer::BlobWriter;
 

@@ -20,6 +20,8 @@ pub enum Wanted {
     Platform(Platform),
     /// One manifest of an index.
     Child(Digest),
+    /// The upstream's word on the tag, even where the rule says that it is never asked.
+    Refresh,
 }
 
 impl Wanted {
@@ -28,6 +30,7 @@ impl Wanted {
         match self {
             Self::Whole => "whole".to_owned(),
             Self::All => "all".to_owned(),
+            Self::Refresh => "refresh".to_owned(),
             Self::Platform(platform) => {
                 let digest = Digest::of(platform.to_string().as_bytes());
                 format!("platform-{}", &digest.hex()[..32])

@@ -16,6 +16,9 @@ const PAGE: usize = 1_000;
 struct OriginRecord {
     origin: String,
     since: Timestamp,
+    /// No tag record that was removed with a former origin had a greater `seq`.
+    #[serde(default)]
+    seq_floor: u64,
 }
 
 impl Store {
@@ -32,7 +35,7 @@ impl Store {
         repository: &RepositoryName,
         origin: &str,
     ) -> Result<String, StoreError> {
-        match self.write_origin(repository, origin, &Stamp::Absent).await {
+        match self.write_origin(repository, origin, 0, &Stamp::Absent).await {
             Ok(()) => Ok(origin.to_owned()),
             Err(StoreError::Conflict { key }) => {
                 let standing = self.origin(repository).await?;
@@ -67,7 +70,19 @@ impl Store {
                 self.delete(&meta.location).await?;
             }
         }
-        self.write_origin(repository, origin, &stamp).await
+        self.write_origin(repository, origin, seq_of_now(), &stamp).await
+    }
+
+    /// What the `seq` of a tag without a record begins above. Records that went with a former
+    /// origin are gone with their `seq`, and should that origin return, its events must have ids of
+    /// their own.
+    pub(crate) async fn seq_floor(&self, repository: &RepositoryName) -> Result<u64, StoreError> {
+        let path = self.at(Key::Origin(repository));
+        Ok(match self.get_record::<OriginRecord>(&path).await? {
+            None => 0,
+            Some(Stored::Readable(record, _)) => record.seq_floor,
+            Some(Stored::Unreadable(_)) => seq_of_now(),
+        })
     }
 
     /// A record that cannot be read names no origin that anybody has: whose content it was cannot be
@@ -87,9 +102,11 @@ impl Store {
         &self,
         repository: &RepositoryName,
         origin: &str,
+        seq_floor: u64,
         expected: &Stamp,
     ) -> Result<(), StoreError> {
-        let record = OriginRecord { origin: origin.to_owned(), since: Timestamp::now() };
+        let (origin, since) = (origin.to_owned(), Timestamp::now());
+        let record = OriginRecord { origin, since, seq_floor };
         let path = self.at(Key::Origin(repository));
         self.compare_and_set_json(&path, &record, expected).await.map(drop)
     }
@@ -117,10 +134,36 @@ impl Store {
     }
 }
 
+/// A `seq` that no tag has reached: the second it is. Tags move less often than once a second.
+fn seq_of_now() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydrant_proto::Digest;
+    use crate::TagRecord;
+    use hydrant_proto::{Digest, MediaType};
+
+    #[tokio::test]
+    async fn an_origin_that_returns_uses_no_seq_twice() {
+        let (store, name) = (Store::in_memory(), "lab/app".parse().unwrap());
+        let tag: Tag = "1".parse().unwrap();
+        let record = |of: &[u8]| {
+            let at = Timestamp::now();
+            TagRecord::new(Owner::Cache, Digest::of(of), MediaType::OciManifest, 1, at)
+        };
+        store.claim_origin(&name, "a").await.unwrap();
+        let first = store.put_tag(&name, &tag, record(b"1"), None).await.unwrap();
+        let second = store.put_tag(&name, &tag, record(b"2"), Some(first)).await.unwrap();
+        assert_eq!(second.seq(), 2);
+        assert_eq!(store.tag_history(&name, &tag).await.unwrap().len(), 2);
+        store.take_over(&name, "b").await.unwrap();
+        assert!(store.tag_history(&name, &tag).await.unwrap().is_empty(), "it names digests");
+        store.take_over(&name, "a").await.unwrap();
+        let again = store.put_tag(&name, &tag, record(b"1"), None).await.unwrap();
+        assert!(again.seq() > second.seq());
+    }
 
     #[tokio::test]
     async fn another_origin_sees_nothing_of_what_the_former_brought() {

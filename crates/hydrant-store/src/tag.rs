@@ -1,4 +1,15 @@
 //! Tags: hydrant's record decides, by compare-and-set; the links of a stock registry follow it.
+//! Which record may follow which is decided in `tag/next.rs`.
+
+mod history;
+#[cfg(test)]
+mod model;
+mod next;
+mod record;
+
+pub use history::{MAX_LINES as MAX_TAG_LINES, TagAct, TagLine};
+pub use next::{Follows, Sighting, Stays};
+pub use record::{Frozen, Move, Owner, TagRecord, Terms, Writer};
 
 use crate::{
     Store,
@@ -7,67 +18,13 @@ use crate::{
     key::Key,
     object::{Object, Stored},
 };
-use hydrant_proto::{
-    Digest, Manifest, MediaType, RepositoryName, Tag, manifest::MAX_MANIFEST_BYTES,
-};
+use hydrant_proto::{Digest, Manifest, RepositoryName, Tag, manifest::MAX_MANIFEST_BYTES};
 use jiff::Timestamp;
 use object_store::path::Path;
-use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 /// Longest link, in bytes: a SHA-512 digest has 135.
 const MAX_LINK_BYTES: u64 = 256;
-
-/// Who a tag belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Owner {
-    /// Hydrated from an upstream, and moved when that moves.
-    Cache,
-    /// Pushed by a customer: never overwritten, expired or revalidated by hydration.
-    Push,
-}
-
-/// What a tag names, and how that is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TagRecord {
-    pub owner: Owner,
-    /// Name of the cache rule; none for a push.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    /// Generation of that rule when the tag was observed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<String>,
-    pub digest: Digest,
-    pub media_type: MediaType,
-    /// Bytes of the manifest itself.
-    pub size: u64,
-    /// Raised by one when owner, digest or deletion change, so a mere confirmation keeps it; set by
-    /// [`Store::put_tag`].
-    pub seq: u64,
-    /// When the upstream was first seen to say this digest.
-    pub observed_at: Timestamp,
-    /// When the upstream last said this digest.
-    pub confirmed_at: Timestamp,
-    /// The digest before this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<Digest>,
-    /// Tells one write from every other; set by [`Store::put_tag`].
-    pub nonce: String,
-    /// A tombstone: the tag is gone, and hydration of an older observation must not bring it back.
-    #[serde(default)]
-    pub deleted: bool,
-}
-
-impl TagRecord {
-    fn names(&self) -> Option<(Owner, Digest, bool)> {
-        Some((self.owner, self.digest.clone(), self.deleted))
-    }
-
-    fn version(&self, stamp: Stamp) -> Version {
-        Version { stamp, seq: self.seq, names: self.names() }
-    }
-}
 
 impl Store {
     /// The record of a tag, tombstones included, and the version to write against. A tag that a
@@ -80,7 +37,7 @@ impl Store {
     ) -> Result<Option<(TagRecord, Version)>, StoreError> {
         match self.get_record::<TagRecord>(&self.at(Key::TagRecord(repository, tag))).await? {
             Some(Stored::Readable(record, stamp)) => {
-                let version = record.version(stamp);
+                let version = Version::of(&record, stamp);
                 Ok(Some((record, version)))
             }
             Some(Stored::Unreadable(damaged)) => self.salvage(repository, tag, &damaged).await,
@@ -89,7 +46,7 @@ impl Store {
     }
 
     /// Writes the record if it is still as `expected` (`None`: there is no such tag), sets its
-    /// `seq` and `nonce`, and lets the links of a stock registry follow.
+    /// `seq` and `nonce`, and lets the links of a stock registry and the history follow.
     ///
     /// [`StoreError::Conflict`]: somebody else wrote first; observe again. Any other error may
     /// come after the record was written: observe again, or call [`Store::mend_tag_links`].
@@ -105,11 +62,13 @@ impl Store {
             Some(expected) => expected,
             None => self.vacant(repository, tag, &path).await?,
         };
-        record.seq = expected.seq + u64::from(expected.names != record.names());
+        let before = expected.before.as_deref();
+        record.seq = record.seq_after(before, expected.seq);
         record.nonce = Ulid::new().to_string();
         let stamp = self.compare_and_set_json(&path, &record, &expected.stamp).await?;
         self.mend_tag_links(repository, tag).await?;
-        Ok(record.version(stamp))
+        self.note_change(repository, tag, before, &record).await;
+        Ok(Version::of(&record, stamp))
     }
 
     /// The version of a tag that its caller found not to be there; a conflict when it is.
@@ -126,11 +85,14 @@ impl Store {
                 (adopted.is_some(), self.stamp(&damaged), seq_above(&damaged))
             }
             // Adopted while the caller believed that there was nothing.
-            None => (self.current_link(repository, tag).await?.is_some(), Stamp::Absent, 0),
+            None => {
+                let is_taken = self.current_link(repository, tag).await?.is_some();
+                (is_taken, Stamp::Absent, self.seq_floor(repository).await?)
+            }
         };
         match is_taken {
             true => Err(StoreError::Conflict { key: path.to_string() }),
-            false => Ok(Version { stamp, seq, names: None }),
+            false => Ok(Version { stamp, seq, before: None }),
         }
     }
 
@@ -208,12 +170,19 @@ impl Store {
         tag: &Tag,
         damaged: &Object,
     ) -> Result<Option<(TagRecord, Version)>, StoreError> {
-        let owner = if says_push(&damaged.bytes) { Owner::Push } else { Owner::Cache };
+        let says = |what: &[u8]| damaged.bytes.windows(what.len()).any(|window| window == what);
+        let owner = if says(br#""owner":"push""#) { Owner::Push } else { Owner::Cache };
+        let frozen = says(br#""frozen":{"#).then(|| Frozen {
+            at: Timestamp::UNIX_EPOCH,
+            by: Writer::Api,
+            reason: Some("why is not known any more: the record was damaged".to_owned()),
+        });
         let adopted = self.adopt(repository, tag).await?;
         Ok(adopted.map(|(adopted, _)| {
             let (seq, confirmed_at) = (seq_above(damaged), Timestamp::UNIX_EPOCH);
-            let record = TagRecord { owner, seq, confirmed_at, ..adopted };
-            let version = record.version(self.stamp(damaged));
+            let by = if owner == Owner::Push { Writer::Registry } else { Writer::Importer };
+            let record = TagRecord { owner, by, seq, confirmed_at, frozen, ..adopted };
+            let version = Version::of(&record, self.stamp(damaged));
             (record, version)
         }))
     }
@@ -232,7 +201,7 @@ impl Store {
         let Some(record) = self.adopted(&link).await? else {
             return Ok(None);
         };
-        let version = record.version(Stamp::Absent);
+        let version = Version::of(&record, Stamp::Absent);
         Ok(Some((record, version)))
     }
 
@@ -254,27 +223,9 @@ impl Store {
         };
         let millis = link.meta.last_modified.timestamp_millis();
         let written_at = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(Some(TagRecord {
-            owner: Owner::Push,
-            rule: None,
-            generation: None,
-            digest,
-            media_type: manifest.media_type,
-            size: bytes.len() as u64,
-            seq: 0,
-            observed_at: written_at,
-            confirmed_at: written_at,
-            previous: None,
-            nonce: String::new(),
-            deleted: false,
-        }))
+        let (media_type, size) = (manifest.media_type, bytes.len() as u64);
+        Ok(Some(TagRecord::new(Owner::Push, digest, media_type, size, written_at)))
     }
-}
-
-/// Whether the bytes of a damaged record still say that a customer pushed the tag.
-fn says_push(bytes: &[u8]) -> bool {
-    let says = br#""owner":"push""#;
-    bytes.windows(says.len()).any(|window| window == says)
 }
 
 /// A `seq` that the record did not reach before it was damaged: the second of its last write. Tags

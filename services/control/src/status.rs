@@ -136,10 +136,10 @@ fn tag_status(record: TagRecord, route: &Route) -> TagStatus {
     let fresh_for = route.rule.fresh_for.0.as_secs();
     TagStatus {
         owner: record.owner,
-        digest: record.digest,
+        digest: record.digest.clone(),
         age_seconds: age.as_secs(),
         fresh: record.owner == Owner::Push || age.as_secs().cast_unsigned() < fresh_for,
-        previous: record.previous,
+        previous: record.previous().cloned(),
         seq: record.seq,
     }
 }

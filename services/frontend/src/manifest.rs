@@ -148,7 +148,7 @@ impl Manifests {
     pub fn missed(&self, place: &Place, reference: Reference, wanted: Wanted, held: &Arc<Held>) {
         let platforms = match &wanted {
             Wanted::Platform(platform) => vec![platform.clone()],
-            Wanted::Whole | Wanted::All | Wanted::Child(_) => Vec::new(),
+            Wanted::Whole | Wanted::All | Wanted::Child(_) | Wanted::Refresh => Vec::new(),
         };
         let waits_for_child = wanted == Wanted::Whole
             && held.media_type.is_index()

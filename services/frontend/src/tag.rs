@@ -361,20 +361,8 @@ mod tests {
 
     /// Records as storage gives them; only storage makes versions.
     async fn record(of: &str, confirmed: i64, owner: Owner) -> Arc<Seen> {
-        let record = TagRecord {
-            owner,
-            rule: None,
-            generation: None,
-            digest: Digest::of(of.as_bytes()),
-            media_type: MediaType::OciManifest,
-            size: 1,
-            seq: 1,
-            observed_at: at(confirmed),
-            confirmed_at: at(confirmed),
-            previous: None,
-            deleted: false,
-            nonce: String::new(),
-        };
+        let digest = Digest::of(of.as_bytes());
+        let record = TagRecord::new(owner, digest, MediaType::OciManifest, 1, at(confirmed));
         let (store, repository) = (Store::in_memory(), "lab/app".parse().unwrap());
         let tag = "1".parse().unwrap();
         store.put_tag(&repository, &tag, record, None).await.unwrap();

@@ -15,8 +15,10 @@ pub(crate) async fn announce(
     completion: &CompletionRecord,
     tag: Option<&TagRecord>,
 ) -> Result<(), ImportError> {
-    if let Some(tag) = tag.filter(|tag| tag.previous.is_some()) {
-        bus.publish_event(&moved(&completion.event, tag)).await?;
+    if let (Some(record), Some(tag)) = (tag, completion.reference.tag())
+        && let Some(moved) = record.moved_event(&completion.repository, tag)
+    {
+        bus.publish_event(&moved).await?;
     }
     bus.publish_event(&completion.event).await?;
     Ok(())
@@ -40,18 +42,6 @@ pub(crate) fn hydrated(route: &Route, image: &Image, closure: &Closure, seq: u64
         ..EventData::default()
     };
     Event::new(EventKind::ImageHydrated, Timestamp::now(), data)
-}
-
-fn moved(hydrated: &Event, tag: &TagRecord) -> Event {
-    let data = EventData {
-        previous_digest: tag.previous.clone(),
-        platforms: Vec::new(),
-        size_bytes: None,
-        blobs: None,
-        seq: tag.seq,
-        ..hydrated.data.clone()
-    };
-    Event::new(EventKind::TagMoved, tag.observed_at, data)
 }
 
 /// An attempt that failed and will be repeated.

@@ -70,8 +70,8 @@ async fn hydrate(
     let manifests = Manifests { store, client, route, priority };
     let blobs = Blobs { store, flights: &worker.flights, client, route, priority, progress };
 
-    let standing = Standing::read(store, &route.repository, request).await?;
-    let root = resolve(&manifests, &request.reference).await?;
+    let standing = Standing::read(store, route, request, misses).await?;
+    let root = resolve(&manifests, &request.reference, &standing).await?;
     reached(Step::Resolved);
     let selection = select(route, request, misses, standing.completion());
     let closure = walk(&manifests, root, &selection).await?;
@@ -97,10 +97,15 @@ async fn hydrate(
     Ok(())
 }
 
-/// What the reference names at the upstream. A tag is observed by HEAD, and its manifest taken from
+/// What the reference names: a tag that stays where it is, what it names already, else what the
+/// upstream says. A tag is observed by HEAD, and its manifest taken from
 /// where a frontend staged it; only what is nowhere yet is a GET.
-async fn resolve(manifests: &Manifests<'_>, reference: &Reference) -> Result<Node, ImportError> {
-    if let Reference::Digest(digest) = reference {
+async fn resolve(
+    manifests: &Manifests<'_>,
+    reference: &Reference,
+    standing: &Standing,
+) -> Result<Node, ImportError> {
+    if let Some(digest) = reference.digest().or(standing.held()) {
         return manifests.get(digest).await;
     }
     if let Some(digest) = manifests.observe(reference).await?

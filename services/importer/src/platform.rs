@@ -40,7 +40,7 @@ impl Selection {
 
     fn want(&mut self, wanted: Wanted) {
         match wanted {
-            Wanted::Whole => {}
+            Wanted::Whole | Wanted::Refresh => {}
             Wanted::All => self.all = true,
             Wanted::Platform(platform) => self.wishes.push(platform),
             Wanted::Child(digest) => self.children.push(digest),

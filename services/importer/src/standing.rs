@@ -6,9 +6,12 @@ use crate::{
     closure::{Closure, Manifests, Node},
     error::ImportError,
 };
-use hydrant_proto::{HydrationRequested, Image, JobId, Reference, RepositoryName, Tag};
-use hydrant_rules::Route;
-use hydrant_store::{CompletionRecord, Owner, Store, StoreError, TagRecord, Version};
+use hydrant_proto::{Digest, HydrationRequested, Image, JobId, Reference, RepositoryName, Tag};
+use hydrant_rules::{Freshness, Route};
+use hydrant_store::{
+    CompletionRecord, Follows, MissRecord, Owner, Sighting, Store, StoreError, TagRecord, Terms,
+    Version, Wanted,
+};
 use jiff::Timestamp;
 
 /// Observations of a tag in one attempt, when other writers confirm it at the same time.
@@ -19,7 +22,9 @@ pub(crate) struct Standing {
     reference: Reference,
     job: JobId,
     tag: Option<(TagRecord, Version)>,
-    observed_at: Timestamp,
+    follows: Follows,
+    /// After the record was read, and before the upstream is asked.
+    asked_at: Timestamp,
     completion: Option<CompletionRecord>,
 }
 
@@ -34,22 +39,33 @@ impl Standing {
     /// Reads the records. A tag that a customer pushed is the customer's, whatever the upstream has.
     pub async fn read(
         store: &Store,
-        repository: &RepositoryName,
+        route: &Route,
         request: &HydrationRequested,
+        misses: &[MissRecord],
     ) -> Result<Self, ImportError> {
-        let tag = match &request.reference {
-            Reference::Tag(tag) => read_tag(store, repository, tag).await?,
-            Reference::Digest(_) => None,
+        let (tag, follows) = match &request.reference {
+            Reference::Tag(tag) => {
+                (read_tag(store, &route.repository, tag).await?, follows(route, tag, misses))
+            }
+            Reference::Digest(_) => (None, Follows::Upstream),
         };
         let completion = store.completion(&request.id()).await?;
         Ok(Self {
-            repository: repository.clone(),
+            repository: route.repository.clone(),
             reference: request.reference.clone(),
             job: request.id(),
             tag,
-            observed_at: Timestamp::now(),
+            follows,
+            asked_at: Timestamp::now(),
             completion,
         })
+    }
+
+    /// What the tag names and goes on naming, whatever the upstream says: it is frozen, or immutable
+    /// under its rule.
+    pub fn held(&self) -> Option<&Digest> {
+        let (record, _) = self.tag.as_ref()?;
+        record.stays(self.follows).map(|_| &record.digest)
     }
 
     pub fn completion(&self) -> Option<&CompletionRecord> {
@@ -65,10 +81,16 @@ impl Standing {
         root: &Node,
     ) -> Result<Option<TagRecord>, ImportError> {
         let Reference::Tag(tag) = &self.reference else { return Ok(None) };
-        let (mut standing, mut observed_at) = (self.tag.clone(), self.observed_at);
+        let (mut standing, mut asked_at) = (self.tag.clone(), self.asked_at);
         for _ in 0..OBSERVATIONS {
-            let record =
-                self.next(route, root, standing.as_ref().map(|(record, _)| record), observed_at);
+            let sighting = sighting(route, root, asked_at);
+            let before = standing.as_ref().map(|(record, _)| record);
+            let record = match TagRecord::sighted(before, &sighting, self.follows) {
+                Ok(record) => record,
+                // It stays, and names what is local by now.
+                Err(_) if names(before, root) => return Ok(before.cloned()),
+                Err(_) => return Err(ImportError::Raced),
+            };
             let version = standing.map(|(_, version)| version);
             match store.put_tag(&self.repository, tag, record.clone(), version).await {
                 Ok(version) => return Ok(Some(TagRecord { seq: version.seq(), ..record })),
@@ -78,40 +100,17 @@ impl Standing {
             // Another writer was faster. Its word stands unless the upstream, asked once more,
             // still names what was imported here.
             standing = read_tag(store, &self.repository, tag).await?;
-            observed_at = Timestamp::now();
+            if let Some((record, _)) = &standing
+                && record.stays(self.follows).is_some()
+            {
+                continue;
+            }
+            asked_at = Timestamp::now();
             if manifests.observe(&self.reference).await?.as_ref() != Some(&root.digest) {
                 return Err(ImportError::Raced);
             }
         }
         Err(ImportError::Raced)
-    }
-
-    fn next(
-        &self,
-        route: &Route,
-        root: &Node,
-        before: Option<&TagRecord>,
-        observed_at: Timestamp,
-    ) -> TagRecord {
-        let same = before.filter(|record| record.digest == root.digest && !record.deleted);
-        let moved_from = before.filter(|record| record.digest != root.digest && !record.deleted);
-        TagRecord {
-            owner: Owner::Cache,
-            rule: Some(route.rule.name.to_string()),
-            generation: Some(route.generation.to_string()),
-            digest: root.digest.clone(),
-            media_type: root.manifest.media_type,
-            size: root.bytes.len() as u64,
-            observed_at: same.map_or(observed_at, |record| record.observed_at),
-            confirmed_at: observed_at,
-            previous: moved_from
-                .map(|record| record.digest.clone())
-                .or_else(|| same.and_then(|record| record.previous.clone())),
-            deleted: false,
-            // Set when it is written.
-            seq: 0,
-            nonce: String::new(),
-        }
     }
 
     /// Records that the closure is durable. The same closure again is the same record.
@@ -154,6 +153,33 @@ impl Standing {
     fn image(&self) -> Image {
         Image { repository: self.repository.clone(), reference: self.reference.clone() }
     }
+}
+
+/// Whether the tag follows the upstream: by its rule, or because somebody asked for that.
+fn follows(route: &Route, tag: &Tag, misses: &[MissRecord]) -> Follows {
+    let refreshed = misses.iter().any(|miss| miss.wanted == Wanted::Refresh);
+    match route.rule.freshness(tag) {
+        Freshness::Immutable if !refreshed => Follows::Nothing,
+        Freshness::Immutable | Freshness::Checked(_) => Follows::Upstream,
+    }
+}
+
+fn sighting(route: &Route, root: &Node, asked_at: Timestamp) -> Sighting {
+    Sighting {
+        digest: root.digest.clone(),
+        media_type: root.manifest.media_type,
+        size: root.bytes.len() as u64,
+        asked_at,
+        terms: Terms {
+            rule: route.rule.name.to_string(),
+            generation: route.generation.to_string(),
+            upstream: route.upstream.name.to_string(),
+        },
+    }
+}
+
+fn names(record: Option<&TagRecord>, root: &Node) -> bool {
+    record.is_some_and(|record| record.digest == root.digest)
 }
 
 async fn read_tag(

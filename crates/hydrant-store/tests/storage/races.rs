@@ -13,20 +13,10 @@ const CHILD_DIRECTORY: &str = "HYDRANT_TEST_RACE_DIRECTORY";
 const LINKS: u64 = 40;
 
 pub fn record(of: &str) -> TagRecord {
-    TagRecord {
-        owner: Owner::Cache,
-        rule: Some("lab".to_owned()),
-        generation: Some("g1".to_owned()),
-        digest: Digest::of(of.as_bytes()),
-        media_type: MediaType::OciManifest,
-        size: of.len() as u64,
-        seq: 0,
-        observed_at: Timestamp::UNIX_EPOCH,
-        confirmed_at: Timestamp::UNIX_EPOCH,
-        previous: None,
-        nonce: String::new(),
-        deleted: false,
-    }
+    let (digest, size) = (Digest::of(of.as_bytes()), of.len() as u64);
+    let at = Timestamp::UNIX_EPOCH;
+    let record = TagRecord::new(Owner::Cache, digest, MediaType::OciManifest, size, at);
+    TagRecord { rule: Some("lab".to_owned()), generation: Some("g1".to_owned()), ..record }
 }
 
 /// Lets all write against the same version; the digest that won.

@@ -202,19 +202,11 @@ impl Lab {
     ) {
         let tag = tag.parse().unwrap();
         let generation = self.feed.current().route(name).unwrap().generation.to_string();
+        let (digest, size) = (image.digest.clone(), image.manifest.len() as u64);
         let record = TagRecord {
-            owner,
             rule: Some("lab".into()),
             generation: Some(generation),
-            digest: image.digest.clone(),
-            media_type: image.media_type,
-            size: image.manifest.len() as u64,
-            seq: 0,
-            observed_at: confirmed_at,
-            confirmed_at,
-            previous: None,
-            nonce: String::new(),
-            deleted: false,
+            ..TagRecord::new(owner, digest, image.media_type, size, confirmed_at)
         };
         let before = self.store.tag(name, &tag).await.unwrap().map(|(_, version)| version);
         self.store.put_tag(name, &tag, record, before).await.unwrap();
