@@ -7,6 +7,7 @@ mod chart;
 mod chart_network;
 mod chart_pods;
 mod chart_run;
+mod clients;
 mod compose;
 mod compose_run;
 mod engine;

@@ -20,8 +20,9 @@ const OLDEST_NATS_SERVER: (u32, u32) = (2, 11);
 const PACKAGES: [&str; 2] = ["docker-registry", "skopeo"];
 /// What checks `deploy/`, as packages and a program of each. Tests whose tool is missing say so and
 /// check nothing.
-const CHECKERS: [(&str, &str); 8] = [
+const CHECKERS: [(&str, &str); 9] = [
     ("prometheus", "promtool"),
+    ("docker.io", "dockerd"),
     ("containerd", "ctr"),
     ("podman", "podman"),
     ("buildah", "buildah"),
@@ -177,7 +178,7 @@ fn system_checkers() -> Result<()> {
         return Ok(());
     }
     apt_install(&missing)?;
-    for service in ["prometheus", "containerd", "podman", "haproxy"] {
+    for service in ["prometheus", "docker", "containerd", "podman", "haproxy"] {
         if missing.contains(&service) {
             stop_service(service);
         }

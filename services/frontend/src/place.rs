@@ -58,8 +58,9 @@ impl Place {
 
 /// The route of `name`, and whether the client takes us for a mirror.
 ///
-/// With `?ns=` only a rule towards that registry will do. Without, a name that no rule matches is
-/// looked for at Docker Hub, because dockerd does not say that it speaks to a mirror.
+/// With `?ns=` only a rule towards that registry will do. Without, a name that no rule matches may
+/// begin with a registry, as podman and CRI-O ask a mirror at `host/ghcr.io`; else it is looked for
+/// at Docker Hub, because dockerd does not say that it speaks to a mirror.
 pub fn route(
     table: &Table,
     request: &Request,
@@ -72,8 +73,16 @@ pub fn route(
     if let Some(route) = table.route(name) {
         return Ok((route, Audience::Direct));
     }
-    let route = table.route_for_namespace(DOCKER_HUB, name).ok_or(Failure::NoRule)?;
+    let route = named_in_path(table, name)
+        .or_else(|| table.route_for_namespace(DOCKER_HUB, name))
+        .ok_or(Failure::NoRule)?;
     Ok((route, Audience::Mirror))
+}
+
+/// The route of a name whose first part is the namespace of an upstream.
+fn named_in_path(table: &Table, name: &RepositoryName) -> Option<Route> {
+    let (namespace, rest) = name.as_str().split_once('/')?;
+    table.route_for_namespace(namespace, &rest.parse().ok()?)
 }
 
 #[cfg(test)]
@@ -116,6 +125,10 @@ mod tests {
                 "grafana/loki/manifests/3?ns=docker.io",
                 Some(("docker/grafana/loki", Audience::Mirror)),
             ),
+            ("ghcr.io/a/b/manifests/1", Some(("github/a/b", Audience::Mirror))),
+            ("docker.io/node/manifests/22", Some(("docker/library/node", Audience::Mirror))),
+            // Nobody's namespace: a repository of Docker Hub, if anything.
+            ("quay.io/a/manifests/1", Some(("docker/quay.io/a", Audience::Mirror))),
             ("a/b/manifests/1?ns=ghcr.io", Some(("github/a/b", Audience::Mirror))),
             ("a/b/manifests/1?ns=quay.io", None),
             ("docker/node/manifests/22?ns=quay.io", None),

@@ -1,5 +1,6 @@
 //! The command line: what can be said. What it does is elsewhere.
 
+use crate::client_config::Upstream;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hydrant_boot::Settings;
 use hydrant_proto::Platform;
@@ -45,8 +46,59 @@ Examples:
     Notifier(RoleFlags),
     /// Serve the HTTP API over resources, hydrations and dead letters
     Control(RoleFlags),
+    /// Print or write the files that send a node's pulls through hydrant
+    #[command(after_help = "\
+Files go to standard output, where they belong to standard error. Each registry must be the `namespace`
+of an upstream in hydrant.
+
+Examples:
+  hydrant client-config containerd --registry http://127.0.0.1:30500
+  hydrant client-config podman --registry https://hydrant.example.com --upstream docker.io --write
+  hydrant client-config containerd --upstream lab.example=http://10.0.0.7:5000")]
+    ClientConfig(ClientConfig),
     #[command(flatten)]
     Client(ClientCommand),
+}
+
+/// Whom files are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Client {
+    Containerd,
+    Docker,
+    Crio,
+    Podman,
+    Buildkit,
+}
+
+#[derive(Args, Debug)]
+pub struct ClientConfig {
+    #[arg(value_enum)]
+    pub client: Client,
+    /// hydrant as nodes reach it
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HYDRANT_REGISTRY",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:5000"
+    )]
+    pub registry: Url,
+    /// Registry to pull through hydrant, as it stands in image names, with =URL where it is
+    /// elsewhere; may be repeated. Default: docker.io, ghcr.io, quay.io and registry.k8s.io
+    #[arg(long = "upstream", value_name = "NAME[=URL]")]
+    pub upstreams: Vec<Upstream>,
+    /// PEM file of the authority behind an https --registry, on the node. Default: the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Write the files instead of printing them
+    #[arg(long)]
+    pub write: bool,
+    /// Root of the file system they are written to
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Replace files that others wrote
+    #[arg(long, requires = "write")]
+    pub force: bool,
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 mod banner;
 mod cli;
 mod client;
+mod client_config;
 mod embedded;
 mod memory;
 mod process;
@@ -33,6 +34,7 @@ async fn run(command: Command) -> ExitCode {
         Command::Importer(flags) => process::role(Role::Importer, flags).await,
         Command::Notifier(flags) => process::role(Role::Notifier, flags).await,
         Command::Control(flags) => process::role(Role::Control, flags).await,
+        Command::ClientConfig(flags) => return client_config::run(&flags),
         Command::Client(command) => return client::run(command).await,
     };
     match ran {
