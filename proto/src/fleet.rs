@@ -65,6 +65,9 @@ pub struct QuotaReport {
     pub remaining: u64,
     /// Time until the budget is whole again.
     pub reset: u64,
+    /// Length of a window that slides, so that what was used comes back bit by bit.
+    #[serde(default)]
+    pub window: Option<u64>,
     /// The kinds of request whose answers spoke of it.
     #[serde(default)]
     pub kinds: Vec<String>,

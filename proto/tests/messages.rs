@@ -124,7 +124,8 @@ fn every_message_is_written_as_it_always_was() {
     fixture("upstream-report", &report());
     fixture("upstream-report-bare", &UpstreamReport::default());
     let (limit, kinds) = (Some(100), vec!["manifest".to_owned()]);
-    fixture("quota-report", &QuotaReport { limit, remaining: 76, reset: 21_600_000, kinds });
+    let (reset, window) = (21_000_000, Some(21_600_000));
+    fixture("quota-report", &QuotaReport { limit, remaining: 76, reset, window, kinds });
 }
 
 #[test]

@@ -13,5 +13,6 @@ mod kills;
 mod lab;
 mod large;
 mod lies;
+mod protection;
 mod pull;
 mod trace;

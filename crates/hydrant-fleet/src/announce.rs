@@ -10,6 +10,7 @@ use tokio::time::timeout;
 /// Longest wait for the bus to take an event; what matters will be told again.
 const LIMIT: Duration = Duration::from_secs(2);
 const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
 
 /// Tells of the decisions of one guard.
 pub struct Announcer {
@@ -53,6 +54,15 @@ impl Announcer {
         }
         self.said = now;
     }
+}
+
+/// Little is left of an upstream's budget: one event an hour, whoever finds out.
+pub async fn quota_low(bus: &Bus, upstream: &str, remaining: u64) {
+    let reason = Some(format!("{remaining} requests are left, kept for clients"));
+    let (upstream, class) = (Some(upstream.to_owned()), Some(FailureClass::UpstreamLimit));
+    let seq = periods(HOUR);
+    let data = EventData { upstream, class, reason, seq, ..EventData::default() };
+    mention(bus, &Event::new(EventKind::QuotaLow, Timestamp::now(), data)).await;
 }
 
 /// Tells of something; when the bus is away it is not told.

@@ -3,14 +3,19 @@
 //! Each upstream that this process asks has a [`Guard`](hydrant_upstream::Guard), which decides for
 //! itself by what it sees. Here the guards of all processes are connected over the bus, so that they
 //! act as one: each writes what it saw beside the others (`report.rs`), one at a time probes an
-//! upstream that failed (`probe.rs`), and all know how many share its limits.
+//! upstream that failed (`probe.rs`), what it tells one of its rate limit all know (`quota.rs`), and
+//! all know how many share its limits.
 //!
 //! Everything here runs beside the calls to the upstream, none of which waits for the bus. While
 //! the bus is away each process protects the upstream by itself.
 
 mod announce;
+mod look;
 mod probe;
+mod quota;
 mod report;
+
+pub use look::{Look, look};
 
 use hydrant_bus::Bus;
 use hydrant_upstream::{Guard, Upstreams};
@@ -56,7 +61,9 @@ impl Members {
                 let token = self.stop.child_token();
                 self.known.insert(guard.scope().to_owned(), token.clone());
                 let member = Box::pin(member(self.bus.clone(), guard.clone()));
-                tasks.spawn(async move { drop(token.run_until_cancelled_owned(member).await) });
+                tasks.spawn(async move {
+                    token.run_until_cancelled_owned(member).await;
+                });
             }
         }
     }
@@ -69,6 +76,8 @@ async fn member(bus: Bus, guard: Guard) {
     tokio::join!(
         report::tell(&bus, &state, &guard),
         report::hear(&bus, &state, &guard),
+        quota::tell(&bus, &state, &guard),
+        quota::hear(&state, &guard),
         probe::take_turns(&state, &guard),
     );
 }

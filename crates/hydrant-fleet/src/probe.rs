@@ -13,7 +13,7 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 /// probe's own deadline, with something to spare.
 const LIFETIME: Duration = Duration::from_secs(15);
 /// How long a process that has the slot may wait for a call to use it.
-const UNUSED: Duration = Duration::from_secs(3);
+const UNUSED: Duration = Duration::from_secs(1);
 /// First and longest pause after a slot that nobody used.
 const IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32));
 /// Longest wait for the bus to say who has the slot. After it the process goes alone, as it does

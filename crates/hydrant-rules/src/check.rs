@@ -6,7 +6,9 @@ mod freshness;
 use crate::{
     duration::Span,
     private::is_plainly_private,
-    resources::{Kind, Name, Parallel, Platforms, Resources, Rule, Secret, Upstream, Webhook},
+    resources::{
+        Caps, Kind, Name, Parallel, Platforms, Resources, Rule, Secret, Upstream, Webhook,
+    },
     size::ByteSize,
 };
 use hydrant_proto::{EventKind, Platform, RepositoryName};
@@ -203,6 +205,28 @@ impl Found {
         }
         if let Some(parallel) = &upstream.parallel {
             self.parallel(&format!("{at}.parallel"), parallel, upstream.concurrency);
+        }
+        if let Some(caps) = &upstream.caps {
+            self.caps(&format!("{at}.caps"), caps);
+        }
+        if upstream.quota_reserve.is_some_and(|percent| percent > 90) {
+            self.wrong(format!("{at}.quota_reserve"), "must be 0 to 90", "leave it out for 20");
+        }
+    }
+
+    fn caps(&mut self, at: &str, caps: &Caps) {
+        const REMEDY: &str = "leave it out for no cap";
+        if caps.requests_per_second.is_some_and(|rate| !(1..=100_000).contains(&rate)) {
+            self.wrong(format!("{at}.requests_per_second"), "must be 1 to 100000", REMEDY);
+        }
+        if caps.connections.is_some_and(|most| !(1..=10_000).contains(&most)) {
+            self.wrong(format!("{at}.connections"), "must be 1 to 10000", REMEDY);
+        }
+        // Less, and a body would be taken for one that crawls.
+        const SLOWEST: ByteSize = ByteSize(64 << 10);
+        if caps.bytes_per_second.is_some_and(|rate| rate < SLOWEST) {
+            let message = format!("must be at least {SLOWEST}");
+            self.wrong(format!("{at}.bytes_per_second"), message, REMEDY);
         }
     }
 
@@ -478,6 +502,23 @@ mod tests {
                 "upstream.lab.parallel.ranges",
             ),
             ("allow_private = true ", "parallel = { parts = 4 } #", "unknown field `parts`"),
+            (
+                "allow_private = true ",
+                "caps = { connections = 0 } #",
+                "caps.connections: must be 1",
+            ),
+            ("allow_private = true ", "caps = { rps = 1 } #", "unknown field `rps`"),
+            (
+                "allow_private = true ",
+                "caps = { bytes_per_second = \"1KiB\" } #",
+                "caps.bytes_per_second: must be at least 64KiB",
+            ),
+            (
+                "allow_private = true ",
+                "caps = { requests_per_second = 0 } #",
+                "caps.requests_per_second: must be",
+            ),
+            ("allow_private = true ", "quota_reserve = 91 #", "upstream.lab.quota_reserve"),
             (
                 "allow_private = true ",
                 "concurrency = 2\nparallel = {} #",

@@ -18,7 +18,7 @@ pub use duration::Span;
 pub use fingerprint::fingerprint;
 pub use freshness::{Checks, Due, Freshness, TagTerms, WhenGone};
 pub use resources::{
-    Credential, Delivery, Kind, Name, Parallel, Platforms, Resource, Resources, Rule, Secret,
+    Caps, Credential, Delivery, Kind, Name, Parallel, Platforms, Resource, Resources, Rule, Secret,
     Upstream, Webhook,
 };
 pub use size::ByteSize;

@@ -150,13 +150,38 @@ pub struct Upstream {
     /// Longest wait for a connection or for response headers.
     #[serde(default = "Upstream::default_timeout")]
     pub timeout: Span,
-    /// Most requests under way at once from one process.
+    /// Most requests under way at once from one process. When the upstream fails or slows down,
+    /// fewer are, until it is well again.
     #[serde(default = "Upstream::default_concurrency")]
     pub concurrency: u32,
     /// Large blobs are read as parallel ranges. Absent: one request per blob, which every registry
     /// can do and which takes no more than one of the upstream's connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel: Option<Parallel>,
+    /// How fast the upstream may be asked, by all processes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caps: Option<Caps>,
+    /// Share of the upstream's own rate limit, in percent, that is kept for clients: background work
+    /// stops when no more than this is left. Absent: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_reserve: Option<u32>,
+}
+
+/// Caps on the use of one upstream, over all processes: each process takes an even share among
+/// those that asked the upstream lately. While NATS is away a process goes on with the share it
+/// had; one that never heard of others takes the whole. Clients go before background work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caps {
+    /// Calls that begin per second; redirects and tokens belong to their call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<u32>,
+    /// Calls under way at once, bodies included. Never less than one per process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Bytes of blobs read per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<ByteSize>,
 }
 
 /// How large blobs are read as parallel ranges. Each range is a request of its own and counts as

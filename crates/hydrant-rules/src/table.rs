@@ -156,7 +156,7 @@ fn entry(resources: &Resources, rule: &Rule) -> Entry {
         found.expect("checked: every upstream's credential set is there")
     });
     Entry {
-        generation: Generation(fingerprint(&(terms(rule), upstream, credential)).into()),
+        generation: Generation(fingerprint(&(terms(rule), source(upstream), credential)).into()),
         rule: Arc::new(rule.clone()),
         upstream: Arc::new(upstream.clone()),
         credential: credential.map(|credential| Arc::new(credential.clone())),
@@ -180,6 +180,25 @@ fn terms(rule: &Rule) -> impl Serialize {
         tags: _,
     } = rule;
     (name, downstream, upstream, repository, platforms)
+}
+
+/// What of an upstream decides on what is fetched from it, and not how fast or how patiently.
+fn source(upstream: &Upstream) -> impl Serialize {
+    let Upstream {
+        name,
+        endpoint,
+        allow_private,
+        credential,
+        token_hosts,
+        redirect_hosts,
+        namespace,
+        timeout: _,
+        concurrency: _,
+        parallel: _,
+        caps: _,
+        quota_reserve: _,
+    } = upstream;
+    (name, endpoint, allow_private, credential, token_hosts, redirect_hosts, namespace)
 }
 
 impl Entry {

@@ -11,7 +11,7 @@ mod working;
 
 pub use labels::{
     BreakerState, DeliveryOutcome, JobVerdict, MissOutcome, PublishOutcome, PullKind, PullOutcome,
-    RequestKind, StoreOperation, StoreOutcome,
+    RequestKind, SpareReason, StoreOperation, StoreOutcome,
 };
 pub use misses::Misses;
 pub use serving::{ActiveFlight, ActiveRequest, Flights, HttpServer, Pulls, Upstreams};

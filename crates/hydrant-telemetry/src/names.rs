@@ -18,6 +18,10 @@ pub const UPSTREAM_REQUESTS: &str = "hydrant.upstream.requests";
 pub const UPSTREAM_DURATION: &str = "hydrant.upstream.request.duration";
 pub const UPSTREAM_BYTES: &str = "hydrant.upstream.fetched";
 pub const UPSTREAM_RETRIES: &str = "hydrant.upstream.retries";
+pub const UPSTREAM_SPARED: &str = "hydrant.upstream.spared";
+pub const UPSTREAM_QUOTA_REMAINING: &str = "hydrant.upstream.quota.remaining";
+pub const UPSTREAM_QUOTA_LIMIT: &str = "hydrant.upstream.quota.limit";
+pub const UPSTREAM_CONCURRENCY: &str = "hydrant.upstream.concurrency.limit";
 pub const UPSTREAM_BREAKER: &str = "hydrant.upstream.breaker.state";
 
 pub const HYDRATION_JOBS: &str = "hydrant.hydration.jobs";
@@ -53,6 +57,7 @@ pub mod label {
     pub const KIND: &str = "kind";
     pub const LANE: &str = "lane";
     pub const OPERATION: &str = "operation";
+    pub const REASON: &str = "reason";
     pub const OUTCOME: &str = "outcome";
     pub const UPSTREAM: &str = "upstream";
     pub const VERDICT: &str = "verdict";

@@ -4,10 +4,11 @@
 //! asked to, and that a body which breaks, stalls or crawls ends in an error and never cleanly.
 
 use crate::{
-    breaker::Breaker,
     error::UpstreamError,
-    exchange::{Ask, Reply},
-    permits::Permit,
+    exchange::{Ask, Exchange, Reply},
+    guard::Guard,
+    pace::Pace as Caps,
+    permits::{Permit, Priority},
     wire,
 };
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use reqwest::Response;
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -139,7 +141,7 @@ impl BlobBody {
         part: Part,
         ask: &Ask,
         upstream: &str,
-        breaker: &Breaker,
+        exchange: &Exchange,
         idle: Duration,
     ) -> Result<Self, UpstreamError> {
         let (upstream, what) = (upstream.to_owned(), ask.what.clone());
@@ -150,7 +152,9 @@ impl BlobBody {
         let source = Source {
             response: reply.response,
             _permit: reply.permit,
-            breaker: breaker.clone(),
+            guard: exchange.guard.clone(),
+            caps: exchange.pace.clone(),
+            priority: ask.priority,
             pace: Pace::new(idle),
             tally: Tally { upstream: upstream.clone(), bytes: 0 },
             upstream,
@@ -192,7 +196,9 @@ impl fmt::Debug for BodyStream {
 struct Source {
     response: Response,
     _permit: Permit,
-    breaker: Breaker,
+    guard: Guard,
+    caps: Arc<Caps>,
+    priority: Priority,
     pace: Pace,
     tally: Tally,
     upstream: String,
@@ -209,7 +215,9 @@ impl Source {
             Err(_) => return Err(self.broke(format!("stalled for {:?}", self.pace.window))),
         };
         self.tally.add(chunk.len() as u64);
-        match self.pace.keeps_up(asked.elapsed(), chunk.len() as u64) {
+        let waited = asked.elapsed();
+        self.caps.read(chunk.len(), self.priority, self.guard.sharers()).await;
+        match self.pace.keeps_up(waited, chunk.len() as u64) {
             true => Ok(Some(chunk)),
             false => Err(self.broke("crawls".to_owned())),
         }
@@ -217,7 +225,7 @@ impl Source {
 
     /// A body that breaks is a failure like any other, though its headers counted as an answer.
     fn broke(&self, detail: String) -> UpstreamError {
-        if let Ok(pass) = self.breaker.admit() {
+        if let Ok(pass) = self.guard.breaker().admit() {
             pass.failed();
         }
         let (upstream, what) = (self.upstream.clone(), self.what.clone());

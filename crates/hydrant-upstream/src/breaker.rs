@@ -9,7 +9,9 @@ mod fleet;
 mod peers;
 
 pub use counting::{PROBE_PAUSE, Settings, State};
-pub use fleet::{Granted, Interest};
+pub use fleet::Granted;
+
+use fleet::{Interest, STAND_BACK};
 
 use counting::{Core, Outcome, Refused, Slot};
 use hydrant_proto::UpstreamReport;
@@ -101,8 +103,9 @@ impl Breaker {
     /// Notes that a call would be made, and whether leave for it is wanted now.
     fn want(&self, interest: Interest) -> bool {
         let mut core = self.0.core();
-        core.want(interest);
-        let wants = core.wants_leave(Instant::now());
+        let now = Instant::now();
+        core.want(interest, now);
+        let wants = core.wants_leave(now);
         if wants {
             self.0.due.notify_one();
         }
@@ -181,7 +184,8 @@ impl Breaker {
     /// Ends when leave for a probe is wanted. For one caller.
     pub(crate) async fn leave_wanted(&self) {
         while !self.0.core().wants_leave(Instant::now()) {
-            self.0.due.notified().await;
+            // Those who stand back are not woken when their time has come.
+            let _ = timeout(STAND_BACK, self.0.due.notified()).await;
         }
     }
 
@@ -199,9 +203,9 @@ impl Breaker {
 
     pub(crate) fn hear(&self, process: &str, report: &UpstreamReport) {
         let is_news = self.change(|core| {
-            let before = core.decisions();
+            let before = (core.decisions(), core.state() == State::Closed);
             core.hear(process, report, Instant::now());
-            core.decisions() != before
+            before != (core.decisions(), core.state() == State::Closed)
         });
         if is_news {
             self.tell();
@@ -261,6 +265,11 @@ impl Pass {
     /// When the call must have ended, if it is a probe.
     pub fn deadline(&self) -> Option<Instant> {
         self.until
+    }
+
+    /// How long ago the call was let through.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// The upstream answered; how long that took decides whether it was slow.

@@ -1,6 +1,7 @@
 //! The client of one upstream: what can be asked of a registry, one method each.
 
 use crate::{
+    adaptive::Adaptive,
     answer::{Blame, Failure},
     auth::Auth,
     blob::{self, BlobBody, Part},
@@ -11,8 +12,10 @@ use crate::{
     listing::{self, TagPage},
     manifest::{self, Expected, FetchedManifest, Head},
     once::UnderWay,
+    pace::Pace,
     permits::{Permits, Priority},
     secret::SecretSource,
+    strangers::{Named, Wanted},
     upstreams::Options,
     wire::Wire,
 };
@@ -22,15 +25,15 @@ use http::{
     header::{ACCEPT, RANGE},
 };
 use hydrant_egress::{Egress, Policy};
-use hydrant_proto::{Digest, Reference, RepositoryName};
+use hydrant_proto::{Digest, Manifest, Reference, RepositoryName};
 use hydrant_rules::{Credential, Upstream};
-use hydrant_telemetry::metrics::RequestKind;
+use hydrant_telemetry::{
+    metrics,
+    metrics::{RequestKind, SpareReason},
+};
 use moka::future::Cache;
 use std::{sync::Arc, time::Duration};
 use url::Url;
-
-/// What names a manifest at the upstream.
-type Named = (RepositoryName, Reference);
 
 /// The client of one upstream with one credential reference. Shared by all who use it, since the
 /// breaker, the permits and the tokens live here.
@@ -38,13 +41,15 @@ type Named = (RepositoryName, Reference);
 pub struct Client {
     exchange: Exchange,
     body_idle: Duration,
-    manifests: UnderWay<Named, FetchedManifest>,
-    /// Manifests the upstream did not have a moment ago.
+    manifests: UnderWay<(RepositoryName, Reference), FetchedManifest>,
+    /// What the upstream did not have a moment ago.
     unknown: Cache<Named, UpstreamError>,
 }
 
 /// Most names remembered as unknown.
 const MAX_UNKNOWN: u64 = 10_000;
+/// Most parts of one manifest that are expected to exist.
+const MAX_PARTS: usize = 1_000;
 /// Longest wait for one connection, however long the upstream's timeout is.
 const MAX_CONNECT: Duration = Duration::from_secs(10);
 
@@ -60,11 +65,14 @@ impl Client {
         let egress = egress(&upstream, options)
             .map_err(|source| UpstreamError::Egress { upstream: name.clone(), source })?;
         let ping = v2(&upstream.endpoint, "");
+        guard.quota().keep(upstream.quota_reserve);
         let exchange = Exchange {
             wire: Wire { upstream: name.clone(), egress },
             auth: Auth::new(upstream.clone(), ping, credential, secrets),
             guard,
             permits: Permits::new(upstream.concurrency),
+            adaptive: Adaptive::new(upstream.concurrency),
+            pace: Arc::new(Pace::new(upstream.caps)),
             upstream,
         };
         let unknown =
@@ -82,6 +90,11 @@ impl Client {
         self.exchange.guard.breaker()
     }
 
+    /// Most calls under way at once, at the moment.
+    pub fn concurrency(&self) -> u32 {
+        self.exchange.concurrency()
+    }
+
     /// All that protects the upstream.
     pub fn guard(&self) -> &Guard {
         &self.exchange.guard
@@ -90,7 +103,7 @@ impl Client {
     /// Makes the next call ask for this manifest again, though the upstream did not have it a
     /// moment ago: for those who know better, such as a job asked for after a push.
     pub async fn forget_unknown(&self, repository: &RepositoryName, reference: &Reference) {
-        self.unknown.invalidate(&(repository.clone(), reference.clone())).await;
+        self.unknown.invalidate(&manifest_named(repository, reference)).await;
     }
 
     /// What a manifest is now, by a HEAD and nothing else: at most `budget` from the call to the
@@ -103,12 +116,13 @@ impl Client {
         priority: Priority,
         budget: Duration,
     ) -> Result<Head, UpstreamError> {
-        let named = (repository.clone(), reference.clone());
-        self.not_known_missing(&named, priority).await?;
-        let mut ask = self.manifest_ask(&named, Method::HEAD, RequestKind::ManifestHead, priority);
+        let named = manifest_named(repository, reference);
+        self.worth_asking(&named, priority).await?;
+        let (method, kind) = (Method::HEAD, RequestKind::ManifestHead);
+        let mut ask = self.manifest_ask(repository, reference, method, kind, priority);
         ask.budget = Some(budget);
         let reply = self.exchange.call(&ask).await;
-        let reply = self.remember_missing(named, reply).await.map_err(|failure| failure.error)?;
+        let reply = self.remember(named, reply).await.map_err(|failure| failure.error)?;
         self.expected(&ask, reference).head(reply.response.headers())
     }
 
@@ -119,11 +133,13 @@ impl Client {
         reference: &Reference,
         priority: Priority,
     ) -> Result<FetchedManifest, UpstreamError> {
-        let named = (repository.clone(), reference.clone());
-        self.not_known_missing(&named, priority).await?;
-        let fetch = self.fetch_manifest(&named, priority);
-        let fetched = self.manifests.join(named.clone(), fetch).await;
-        self.remember_missing(named, fetched).await.map_err(|failure| failure.error)
+        let named = manifest_named(repository, reference);
+        self.worth_asking(&named, priority).await?;
+        let fetch = self.fetch_manifest(repository, reference, priority);
+        let fetched = self.manifests.join((repository.clone(), reference.clone()), fetch).await;
+        let fetched = self.remember(named, fetched).await.map_err(|failure| failure.error)?;
+        self.expect_parts(repository, &fetched.bytes).await;
+        Ok(fetched)
     }
 
     /// The size of a blob in bytes by a HEAD, or `None` if the upstream does not have it. Where the
@@ -136,10 +152,10 @@ impl Client {
     ) -> Result<Option<u64>, UpstreamError> {
         let mut ask = self.blob_ask(repository, digest, priority);
         (ask.kind, ask.method) = (RequestKind::BlobHead, Method::HEAD);
-        let reply = match self.exchange.call(&ask).await {
+        let reply = match self.call(blob_named(repository, digest), &ask).await {
             Ok(reply) => reply,
-            Err(Failure { error: UpstreamError::Unknown { .. }, .. }) => return Ok(None),
-            Err(failure) => return Err(failure.error),
+            Err(UpstreamError::Unknown { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let size = blob::length(reply.response.headers());
         drop(reply); // The next request needs the slot.
@@ -182,8 +198,8 @@ impl Client {
         if let Some(range) = part.range() {
             ask.headers.insert(RANGE, range);
         }
-        let reply = self.exchange.call(&ask).await.map_err(|failure| failure.error)?;
-        BlobBody::new(reply, part, &ask, self.name(), self.breaker(), self.body_idle)
+        let reply = self.call(blob_named(repository, digest), &ask).await?;
+        BlobBody::new(reply, part, &ask, self.name(), &self.exchange, self.body_idle)
     }
 
     /// One page of at most `n` tags after `last`, as the upstream pages them.
@@ -202,7 +218,7 @@ impl Client {
         if let Some(last) = last {
             ask.url.query_pairs_mut().append_pair("last", last);
         }
-        let reply = self.exchange.call(&ask).await.map_err(|failure| failure.error)?;
+        let reply = self.call((repository.clone(), Wanted::List), &ask).await?;
         listing::tags(reply, self.name(), &ask.what).await
     }
 
@@ -249,46 +265,77 @@ impl Client {
 
     async fn fetch_manifest(
         &self,
-        named: &Named,
+        repository: &RepositoryName,
+        reference: &Reference,
         priority: Priority,
     ) -> Result<FetchedManifest, Failure> {
-        let ask = self.manifest_ask(named, Method::GET, RequestKind::Manifest, priority);
+        let (method, kind) = (Method::GET, RequestKind::Manifest);
+        let ask = self.manifest_ask(repository, reference, method, kind, priority);
         let reply: Reply = self.exchange.call(&ask).await?;
-        let read = self.expected(&ask, &named.1).read(reply).await;
+        let read = self.expected(&ask, reference).read(reply).await;
         read.map_err(|error| Failure { error, blame: Blame::Answered })
     }
 
-    /// Spares the upstream the clients that ask again and again. Work in the background always
-    /// asks: it was ordered, maybe because the manifest is there by now.
-    async fn not_known_missing(
-        &self,
-        named: &Named,
-        priority: Priority,
-    ) -> Result<(), UpstreamError> {
-        match priority {
-            Priority::Interactive => self.unknown.get(named).await.map_or(Ok(()), Err),
-            Priority::Background => Ok(()),
-        }
+    /// Makes a call for something that may not be there.
+    async fn call(&self, named: Named, ask: &Ask) -> Result<Reply, UpstreamError> {
+        self.worth_asking(&named, ask.priority).await?;
+        let reply = self.exchange.call(ask).await;
+        self.remember(named, reply).await.map_err(|failure| failure.error)
     }
 
-    async fn remember_missing<T>(
-        &self,
-        named: Named,
-        result: Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        match &result {
-            Ok(_) => self.unknown.invalidate(&named).await,
-            Err(Failure { error: error @ UpstreamError::Unknown { .. }, .. }) => {
+    /// Spares the upstream the clients that ask again and again, and names nobody knows when too
+    /// many of them did not exist. Work in the background asks again: it was ordered, maybe because
+    /// the thing is there by now.
+    async fn worth_asking(&self, named: &Named, priority: Priority) -> Result<(), UpstreamError> {
+        if priority == Priority::Interactive
+            && let Some(error) = self.unknown.get(named).await
+        {
+            return Err(error);
+        }
+        let guard = self.guard();
+        let admitted = guard.strangers().admit(named, guard.sharers()).await;
+        admitted.map_err(|retry_after| {
+            metrics().upstreams.spared(self.name(), SpareReason::UnknownNames);
+            UpstreamError::TooManyUnknown { upstream: self.name().to_owned(), retry_after }
+        })
+    }
+
+    async fn remember<T>(&self, named: Named, result: Result<T, Failure>) -> Result<T, Failure> {
+        let (guard, sharers) = (self.guard(), self.guard().sharers());
+        match result.as_ref().map_err(|failure| &failure.error) {
+            Ok(_) => {
+                self.unknown.invalidate(&named).await;
+                guard.strangers().found(named).await;
+            }
+            Err(error @ UpstreamError::Unknown { .. }) => {
+                guard.strangers().missed(&named, sharers).await;
                 self.unknown.insert(named, error.clone()).await;
             }
+            // How some registries call what they do not have.
+            Err(UpstreamError::Denied { .. }) => guard.strangers().missed(&named, sharers).await,
             Err(_) => {}
         }
         result
     }
 
+    /// What a manifest names exists, whatever was heard of it before.
+    async fn expect_parts(&self, repository: &RepositoryName, manifest: &[u8]) {
+        let Ok(manifest) = Manifest::parse(manifest) else { return };
+        let blobs = manifest.blobs().map(|blob| Wanted::Blob(blob.digest.clone()));
+        let children = manifest.children().iter();
+        let children =
+            children.map(|child| Wanted::Manifest(Reference::Digest(child.digest.clone())));
+        for wanted in blobs.chain(children).take(MAX_PARTS) {
+            let named = (repository.clone(), wanted);
+            self.unknown.invalidate(&named).await;
+            self.guard().strangers().found(named).await;
+        }
+    }
+
     fn manifest_ask(
         &self,
-        (repository, reference): &Named,
+        repository: &RepositoryName,
+        reference: &Reference,
         method: Method,
         kind: RequestKind,
         priority: Priority,
@@ -335,6 +382,14 @@ impl Client {
     fn name(&self) -> &str {
         self.exchange.upstream.name.as_str()
     }
+}
+
+fn manifest_named(repository: &RepositoryName, reference: &Reference) -> Named {
+    (repository.clone(), Wanted::Manifest(reference.clone()))
+}
+
+fn blob_named(repository: &RepositoryName, digest: &Digest) -> Named {
+    (repository.clone(), Wanted::Blob(digest.clone()))
 }
 
 fn egress(upstream: &Upstream, options: &Options) -> Result<Egress, hydrant_egress::EgressError> {

@@ -20,6 +20,11 @@ pub enum UpstreamError {
     /// The upstream answered 429, or our own queue for it is full.
     #[error("upstream {upstream} is limited for {}s: {detail}", retry_after.as_secs())]
     Limited { upstream: String, retry_after: Duration, detail: String },
+    /// Not asked: too many names were asked for lately that it does not have, and nobody knows this
+    /// one. It may exist.
+    #[error("upstream {upstream} is not asked for unknown names for {}s: too many do not exist",
+        retry_after.as_secs())]
+    TooManyUnknown { upstream: String, retry_after: Duration },
     /// Unreachable, too slow, 5xx, or an answer no registry gives. It may exist: "cannot tell".
     #[error("upstream {upstream} cannot deliver {what}: {detail}")]
     Down { upstream: String, what: String, detail: String },
@@ -59,7 +64,7 @@ impl UpstreamError {
             Self::Denied { .. } => FailureClass::Denied,
             Self::Unknown { .. } => FailureClass::Unknown,
             Self::Auth { .. } => FailureClass::UpstreamAuth,
-            Self::Limited { .. } => FailureClass::UpstreamLimit,
+            Self::Limited { .. } | Self::TooManyUnknown { .. } => FailureClass::UpstreamLimit,
             Self::Down { .. } | Self::RangeNotHonoured { .. } | Self::Egress { .. } => {
                 FailureClass::UpstreamDown
             }
@@ -76,9 +81,9 @@ impl UpstreamError {
             | Self::Down { .. }
             | Self::Integrity { .. }
             | Self::Egress { .. } => Retry::Later,
-            Self::Limited { retry_after, .. } | Self::BreakerOpen { retry_after, .. } => {
-                Retry::After(*retry_after)
-            }
+            Self::Limited { retry_after, .. }
+            | Self::BreakerOpen { retry_after, .. }
+            | Self::TooManyUnknown { retry_after, .. } => Retry::After(*retry_after),
             Self::RangeNotHonoured { .. } => Retry::FromStart,
         }
     }

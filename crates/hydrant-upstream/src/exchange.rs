@@ -2,19 +2,25 @@
 //! call takes, in one place.
 
 use crate::{
+    adaptive::{Adaptive, Went},
     answer::{Blame, Failure, Refusal},
     auth::{Auth, Grant},
     breaker::Pass,
     error::UpstreamError,
     guard::Guard,
     hosts,
-    permits::{Permit, Permits, Priority},
-    retries,
+    pace::Pace,
+    permits::{Permit, Permits, Priority, QueueFull},
+    quota, retries,
     wire::{Hop, Patience, Wire},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
 use hydrant_rules::Upstream;
-use hydrant_telemetry::{metrics, metrics::RequestKind};
+use hydrant_telemetry::{
+    metrics,
+    metrics::{RequestKind, SpareReason},
+};
+use jiff::Timestamp;
 use reqwest::Response;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -28,6 +34,8 @@ pub struct Exchange {
     pub auth: Auth,
     pub guard: Guard,
     pub permits: Arc<Permits>,
+    pub adaptive: Adaptive,
+    pub pace: Arc<Pace>,
 }
 
 /// What is asked for.
@@ -73,7 +81,7 @@ impl Exchange {
             other => return other,
         };
         let pause = retries::pause();
-        if patience.left() <= pause || !self.guard.retries().take() {
+        if patience.left() <= pause || !self.guard.retries().take(self.guard.sharers()) {
             return Err(failure);
         }
         tokio::time::sleep(pause).await;
@@ -87,18 +95,36 @@ impl Exchange {
         if let Some(pause) = breaker.refusal().await {
             return Err(self.not_admitted(pause));
         }
+        self.within_quota(ask)?;
         let permit = self.permit(ask, patience).await?;
         let pass = breaker.admit().map_err(|pause| self.not_admitted(pause))?;
         // Boxed: the state of some five requests would otherwise sit in every caller's future.
         let patience = patience.until(pass.deadline());
         let outcome = Box::pin(self.authorised(ask, patience)).await;
+        self.adapt(&pass, &outcome);
         settle(pass, &outcome);
         Ok(Reply { response: outcome?, permit })
     }
 
+    fn within_quota(&self, ask: &Ask) -> Result<(), Failure> {
+        self.guard.quota().admit(ask.kind, ask.priority).map_err(|retry_after| {
+            let detail = match ask.priority {
+                Priority::Interactive => "what it allows us is used up",
+                Priority::Background => "what is left of what it allows us is kept for clients",
+            };
+            self.spared(SpareReason::Quota);
+            self.limited(retry_after, detail)
+        })
+    }
+
     /// Background calls wait their turn for as long as it takes; a client does not.
     async fn permit(&self, ask: &Ask, patience: Patience) -> Result<Permit, Failure> {
-        let turn = self.permits.acquire(ask.priority);
+        self.permits.limit_to(self.concurrency());
+        let turn = async {
+            let permit = self.permits.acquire(ask.priority).await?;
+            self.pace.call(ask.priority, self.guard.sharers()).await;
+            Ok::<_, QueueFull>(permit)
+        };
         let got = match (ask.priority, patience.until) {
             (Priority::Background, None) => Ok(turn.await),
             (_, until) => {
@@ -110,6 +136,26 @@ impl Exchange {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(self.too_busy()),
         }
+    }
+
+    /// How many calls may be under way at once now.
+    pub fn concurrency(&self) -> u32 {
+        let sharers = u32::try_from(self.guard.sharers()).unwrap_or(u32::MAX);
+        let cap = self.upstream.caps.and_then(|caps| caps.connections);
+        let share = cap.map_or(u32::MAX, |most| (most / sharers).max(1));
+        self.adaptive.limit().min(share)
+    }
+
+    fn adapt(&self, pass: &Pass, outcome: &Result<Response, Failure>) {
+        let went = match outcome.as_ref().map_err(|failure| failure.blame) {
+            Ok(_) | Err(Blame::Answered) => Went::Well(pass.age()),
+            Err(Blame::Failed | Blame::Limited(_)) => Went::Badly,
+            Err(Blame::Nobody) => return,
+        };
+        self.adaptive.heed(went, Instant::now());
+        let limit = self.concurrency();
+        metrics().upstreams.concurrency(&self.wire.upstream, limit);
+        self.permits.limit_to(limit);
     }
 
     /// Sends the request with what it is granted; after a 401, once more with a new grant.
@@ -139,6 +185,11 @@ impl Exchange {
         for _ in 0..=MAX_REDIRECTS {
             let grant = grant.filter(|_| hosts::is_endpoint(&self.upstream, &url));
             let response = self.wire.send(hop(ask, &url, grant), patience).await?;
+            if hosts::is_endpoint(&self.upstream, &url)
+                && let Some(seen) = quota::seen(response.headers(), Timestamp::now())
+            {
+                self.guard.quota().observe(ask.kind, seen);
+            }
             if !is_redirect(response.status()) {
                 return Ok((response, url));
             }
@@ -165,16 +216,25 @@ impl Exchange {
     }
 
     fn not_admitted(&self, retry_after: Duration) -> Failure {
+        self.spared(SpareReason::Breaker);
         let upstream = self.wire.upstream.clone();
         let error = UpstreamError::BreakerOpen { upstream, retry_after };
         Failure { error, blame: Blame::Nobody }
     }
 
     fn too_busy(&self) -> Failure {
-        let upstream = self.wire.upstream.clone();
-        let detail = "all its `concurrency` is in use here".to_owned();
-        let error = UpstreamError::Limited { upstream, retry_after: QUEUE_PAUSE, detail };
+        self.spared(SpareReason::Queue);
+        self.limited(QUEUE_PAUSE, "all its `concurrency` is in use here")
+    }
+
+    fn limited(&self, retry_after: Duration, detail: &str) -> Failure {
+        let (upstream, detail) = (self.wire.upstream.clone(), detail.to_owned());
+        let error = UpstreamError::Limited { upstream, retry_after, detail };
         Failure { error, blame: Blame::Nobody }
+    }
+
+    fn spared(&self, reason: SpareReason) {
+        metrics().upstreams.spared(&self.wire.upstream, reason);
     }
 }
 

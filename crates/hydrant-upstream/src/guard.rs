@@ -6,9 +6,11 @@
 
 use crate::{
     breaker::{Breaker, Granted, Settings, State},
+    quota::{Quota, Standing},
     retries::RetryBudget,
+    strangers::Strangers,
 };
-use hydrant_proto::UpstreamReport;
+use hydrant_proto::{QuotaReport, UpstreamReport};
 use hydrant_rules::{Upstream, fingerprint};
 use std::{
     sync::{
@@ -29,6 +31,8 @@ struct Shared {
     scope: String,
     breaker: Breaker,
     retries: RetryBudget,
+    quota: Quota,
+    strangers: Strangers,
     sharers: AtomicUsize,
 }
 
@@ -41,10 +45,15 @@ pub fn scope(upstream: &Upstream) -> String {
 impl Guard {
     pub(crate) fn new(upstream: &Upstream, settings: Settings) -> Self {
         let name = upstream.name.to_string();
-        let breaker = Breaker::new(&name, settings);
-        let retries = RetryBudget::new();
-        let (scope, sharers) = (scope(upstream), AtomicUsize::new(1));
-        Self(Arc::new(Shared { upstream: name, scope, breaker, retries, sharers }))
+        Self(Arc::new(Shared {
+            scope: scope(upstream),
+            breaker: Breaker::new(&name, settings),
+            retries: RetryBudget::new(),
+            quota: Quota::new(&name),
+            strangers: Strangers::new(),
+            sharers: AtomicUsize::new(1),
+            upstream: name,
+        }))
     }
 
     /// The upstream's name.
@@ -63,6 +72,19 @@ impl Guard {
 
     pub(crate) fn retries(&self) -> &RetryBudget {
         &self.0.retries
+    }
+
+    pub(crate) fn quota(&self) -> &Quota {
+        &self.0.quota
+    }
+
+    pub(crate) fn strangers(&self) -> &Strangers {
+        &self.0.strangers
+    }
+
+    /// How the upstream's own rate limit stands, as far as it told.
+    pub fn quota_standing(&self) -> Option<Standing> {
+        self.0.quota.standing()
     }
 
     /// How many processes ask the upstream, as was known last; at least this one. Limits that hold
@@ -98,6 +120,21 @@ impl Guard {
     /// Another process no longer reports.
     pub fn forget(&self, process: &str) {
         self.0.breaker.forget(process);
+    }
+
+    /// Changes when the upstream told of its rate limit.
+    pub fn quota_news(&self) -> watch::Receiver<u64> {
+        self.0.quota.news()
+    }
+
+    /// What is known of the rate limit.
+    pub fn quota_report(&self) -> Option<QuotaReport> {
+        self.0.quota.report()
+    }
+
+    /// Another process was told this of the rate limit.
+    pub fn hear_quota(&self, report: &QuotaReport) {
+        self.0.quota.hear(report);
     }
 
     /// Counts anew who shares the upstream. While nothing can be heard of others, leave it: those

@@ -51,12 +51,25 @@ impl Permits {
         let limit = limit.max(1) as usize;
         Arc::new(Self(Mutex::new(Slots {
             limit,
-            background_limit: (limit * 3 / 4).max(1),
+            background_limit: background(limit),
             used: 0,
             used_by_background: 0,
             interactive: VecDeque::new(),
             background: VecDeque::new(),
         })))
+    }
+
+    /// From now on `limit` slots, at least one. Those in use beyond it are not taken back.
+    pub fn limit_to(self: &Arc<Self>, limit: u32) {
+        let limit = limit.max(1) as usize;
+        let before = {
+            let mut slots = self.slots();
+            slots.background_limit = background(limit);
+            std::mem::replace(&mut slots.limit, limit)
+        };
+        if before < limit {
+            self.hand_out();
+        }
     }
 
     /// Waits for a slot. Dropping the future gives up the place in the queue.
@@ -91,6 +104,10 @@ impl Permits {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn background(limit: usize) -> usize {
+    (limit * 3 / 4).max(1)
 }
 
 impl Slots {
@@ -170,6 +187,22 @@ mod tests {
         assert!(now(waiting).is_some());
         drop(client);
         assert_eq!(permits.slots().used, 0);
+    }
+
+    #[test]
+    fn a_lower_limit_holds_for_those_to_come_and_a_higher_one_wakes_them() {
+        let permits = Permits::new(4);
+        let held: Vec<_> =
+            (0..4).map(|_| now(permits.acquire(Priority::Interactive)).unwrap().unwrap()).collect();
+        permits.limit_to(2);
+        let mut waiting = Box::pin(permits.acquire(Priority::Interactive));
+        assert!(now(waiting.as_mut()).is_none());
+        let mut held = held.into_iter();
+        held.next();
+        held.next();
+        assert!(now(waiting.as_mut()).is_none(), "two are still in use");
+        permits.limit_to(3);
+        assert!(now(waiting).is_some());
     }
 
     #[test]

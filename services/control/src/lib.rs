@@ -20,7 +20,7 @@ mod routes;
 mod status;
 mod upstreams;
 
-pub use upstreams::{BreakerLine, Breakers};
+pub use upstreams::{BreakerLine, QuotaLine, Standing, Standings};
 
 use access::Access;
 use axum::{Router, extract::FromRef};
@@ -41,8 +41,8 @@ pub struct Config {
     /// What callers must send; without it only this machine may call, and only on a loopback
     /// admin address.
     pub token: Option<AdminToken>,
-    /// The breakers of this process, where it has any.
-    pub breakers: Breakers,
+    /// The standings of this process, where it has any.
+    pub standings: Standings,
 }
 
 /// Serves the admin port with the API until `closing`. Long polls and followed streams end earlier,
@@ -69,7 +69,7 @@ pub fn api(config: &Config, stopping: CancellationToken) -> Router {
         editor: context.editor.clone(),
         bus: context.bus.clone(),
         store: context.store.clone(),
-        breakers: config.breakers.clone(),
+        standings: config.standings.clone(),
         followers: Followers(Arc::new(Semaphore::new(FOLLOWERS))),
         stopping: Stopping(stopping),
     };
@@ -91,7 +91,7 @@ struct Parts {
     editor: Editor,
     bus: Bus,
     store: Store,
-    breakers: Breakers,
+    standings: Standings,
     followers: Followers,
     stopping: Stopping,
 }
@@ -111,7 +111,7 @@ part!(
     editor: Editor,
     bus: Bus,
     store: Store,
-    breakers: Breakers,
+    standings: Standings,
     followers: Followers,
     stopping: Stopping
 );

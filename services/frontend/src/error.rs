@@ -99,10 +99,15 @@ impl Failure {
             Self::Rejected(rejected) => rejected_said(*rejected),
             Self::NoRule => unknown(What::Repository),
             Self::Missing(what) => unknown(*what),
+            // The client's own requests are not what is limited, so it is no 429.
+            Self::Upstream { what, error: error @ UpstreamError::TooManyUnknown { .. } } => {
+                of_class(error.class(), *what, error.retry_after(), Audience::Mirror)
+            }
             Self::Upstream { what, error } => {
                 of_class(error.class(), *what, error.retry_after(), audience)
             }
             Self::Flight(error) => {
+                let audience = if is_unasked(error) { Audience::Mirror } else { audience };
                 of_class(error.class(), What::Blob, error.retry_after(), audience)
             }
             Self::Storage(_) | Self::SlowStorage | Self::Abandoned => {
@@ -136,6 +141,12 @@ impl Failure {
             ) => tracing::info!(error = %self, "pull failed"),
         }
     }
+}
+
+/// Whether nobody asked the upstream, since too many names did not exist there.
+fn is_unasked(error: &FlightError) -> bool {
+    matches!(error, FlightError::Upstream(error)
+        if matches!(**error, UpstreamError::TooManyUnknown { .. }))
 }
 
 fn rejected_said(rejected: Rejected) -> Said {
@@ -237,6 +248,18 @@ mod tests {
         assert_eq!(direct.retry_after, Some(Duration::from_secs(7)));
         assert_eq!(limited(7).said(Audience::Mirror).status.as_u16(), 503);
         assert_eq!(limited(1 << 40).said(Audience::Direct).retry_after, Some(LONGEST_RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_budget_of_unknown_names_is_503_to_all() {
+        let pause = Duration::from_secs(3);
+        let error = UpstreamError::TooManyUnknown { upstream: "hub".into(), retry_after: pause };
+        let flight = Failure::Flight(FlightError::Upstream(error.clone().into()));
+        for failure in [Failure::Upstream { what: What::Manifest, error }, flight] {
+            let said = failure.said(Audience::Direct);
+            assert_eq!((said.status.as_u16(), said.class), (503, "upstream-limit"));
+            assert_eq!(said.retry_after, Some(pause));
+        }
     }
 
     #[test]

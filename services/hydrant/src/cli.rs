@@ -138,7 +138,7 @@ Examples:
     /// Cache rules: which downstream path leads to which upstream repository
     Rule(Resource),
     /// Registries to fetch from
-    Upstream(Resource),
+    Upstream(Upstream),
     /// Credential sets: where a username and a password live
     Credential(Resource),
     /// Endpoints that hear of events
@@ -220,6 +220,26 @@ pub struct Apply {
 pub struct Resource {
     #[command(subcommand)]
     pub action: Action,
+}
+
+#[derive(Args, Debug)]
+pub struct Upstream {
+    #[command(subcommand)]
+    pub action: UpstreamAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UpstreamAction {
+    #[command(flatten)]
+    Resource(Action),
+    /// How one is doing: breaker, quota, queue
+    Status {
+        name: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+        #[command(flatten)]
+        server: Server,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod resources;
 mod status;
+mod upstream;
 
 use crate::cli::ClientCommand;
 use hydrant_rules::Kind;
@@ -22,7 +23,7 @@ pub async fn run(command: ClientCommand) -> ExitCode {
     let ran = match command {
         ClientCommand::Apply(flags) => apply::run(flags).await,
         ClientCommand::Rule(flags) => resources::run(Kind::Rule, flags.action).await,
-        ClientCommand::Upstream(flags) => resources::run(Kind::Upstream, flags.action).await,
+        ClientCommand::Upstream(flags) => upstream::run(flags.action).await,
         ClientCommand::Credential(flags) => resources::run(Kind::Credential, flags.action).await,
         ClientCommand::Webhook(flags) => resources::run(Kind::Webhook, flags.action).await,
         ClientCommand::Hydrate(flags) => Box::pin(hydrate::run(flags)).await,

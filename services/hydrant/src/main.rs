@@ -7,6 +7,7 @@ mod client_config;
 mod embedded;
 mod memory;
 mod process;
+mod standing;
 
 use clap::Parser as _;
 use cli::{Cli, Command};

@@ -4,15 +4,15 @@ use crate::{
     banner,
     cli::{RoleFlags, UpFlags},
     embedded::NatsServer,
+    standing::standings,
 };
 use anyhow::Context as _;
 use hydrant_boot::{
     AdminToken, Context, Drained, Readiness, Role, Settings, admin, bind, drain, stop_on_signals,
 };
-use hydrant_control::{BreakerLine, Breakers};
 use hydrant_flight::Flights;
-use hydrant_upstream::{BreakerState, SecretSource, Upstreams};
-use std::time::{Duration, Instant};
+use hydrant_upstream::{SecretSource, Upstreams};
+use std::time::Duration;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -76,8 +76,9 @@ async fn run(
     };
     let facts = banner::Facts::gather(role, &context, &listeners, nats.as_ref());
     let closing = CancellationToken::new();
-    let breakers = fetching.as_ref().map_or_else(Breakers::none, Fetching::breakers);
-    let config = hydrant_control::Config { context: context.clone(), token, breakers };
+    let upstreams = fetching.as_ref().map(|fetching| fetching.upstreams.clone());
+    let standings = standings(upstreams, context.bus.clone());
+    let config = hydrant_control::Config { context: context.clone(), token, standings };
     let admin = tokio::spawn(serve_admin(role, config, listeners.admin, &stop, closing.clone()));
     let roles = start(role, &context, fetching.as_ref(), listeners.pulls, &stop);
     facts.tell(&context);
@@ -134,29 +135,6 @@ impl Fetching {
             .with_context(|| format!("use the spool directory {} (--data)", spool.display()))?;
         Ok(Some(Self { upstreams: Upstreams::new(SecretSource::default()), flights }))
     }
-
-    fn breakers(&self) -> Breakers {
-        let upstreams = self.upstreams.clone();
-        Breakers::new(move |name| {
-            let client = upstreams
-                .all()
-                .into_iter()
-                .find(|client| client.upstream().name.as_str() == name)?;
-            Some(breaker_line(client.breaker().state()))
-        })
-    }
-}
-
-fn breaker_line(state: BreakerState) -> BreakerLine {
-    let (state, retry_after_seconds) = match state {
-        BreakerState::Closed => ("closed", None),
-        BreakerState::HalfOpen => ("half-open", None),
-        BreakerState::Open { until } => {
-            let left = until.saturating_duration_since(Instant::now().into());
-            ("open", Some(left.as_secs() + 1))
-        }
-    };
-    BreakerLine { state, retry_after_seconds }
 }
 
 type Roles = JoinSet<(&'static str, anyhow::Result<()>)>;

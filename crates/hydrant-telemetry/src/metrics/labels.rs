@@ -64,6 +64,16 @@ label! {
 }
 
 label! {
+    /// Why an upstream was not asked.
+    SpareReason {
+        Breaker = "breaker",
+        Quota = "quota",
+        UnknownNames = "unknown-names",
+        Queue = "queue",
+    }
+}
+
+label! {
     /// The circuit breaker of an upstream.
     BreakerState { Closed = "closed", HalfOpen = "half-open", Open = "open" }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     instruments::{BYTES, bytes, counter, gauge, level, seconds},
-    labels::{BreakerState, PullKind, PullOutcome, RequestKind},
+    labels::{BreakerState, PullKind, PullOutcome, RequestKind, SpareReason},
 };
 use crate::names::{self, label};
 use hydrant_proto::FailureClass;
@@ -153,6 +153,10 @@ pub struct Upstreams {
     fetched: Counter<u64>,
     retries: Counter<u64>,
     breaker: Gauge<u64>,
+    spared: Counter<u64>,
+    quota_remaining: Gauge<u64>,
+    quota_limit: Gauge<u64>,
+    concurrency: Gauge<u64>,
 }
 
 fn upstream_label(upstream: &str) -> KeyValue {
@@ -167,6 +171,22 @@ impl Upstreams {
             fetched: bytes(meter, names::UPSTREAM_BYTES, "Body bytes received from upstreams"),
             retries: counter(meter, names::UPSTREAM_RETRIES, "Requests that repeat a failed one"),
             breaker: gauge(meter, names::UPSTREAM_BREAKER, "0 closed, 1 half open, 2 open"),
+            spared: counter(meter, names::UPSTREAM_SPARED, "Requests not sent, by reason"),
+            quota_remaining: gauge(
+                meter,
+                names::UPSTREAM_QUOTA_REMAINING,
+                "Requests left, by the upstream's own word",
+            ),
+            quota_limit: gauge(
+                meter,
+                names::UPSTREAM_QUOTA_LIMIT,
+                "Requests of a whole window, by the upstream's own word",
+            ),
+            concurrency: gauge(
+                meter,
+                names::UPSTREAM_CONCURRENCY,
+                "Requests that may be under way at once from this process",
+            ),
         }
     }
 
@@ -195,6 +215,24 @@ impl Upstreams {
 
     pub fn retried(&self, upstream: &str) {
         self.retries.add(1, &[upstream_label(upstream)]);
+    }
+
+    /// A request was not sent, to spare the upstream or what it allows us.
+    pub fn spared(&self, upstream: &str, reason: SpareReason) {
+        let reason = KeyValue::new(label::REASON, reason.as_str());
+        self.spared.add(1, &[upstream_label(upstream), reason]);
+    }
+
+    /// What the upstream says is left.
+    pub fn quota(&self, upstream: &str, limit: Option<u64>, remaining: u64) {
+        self.quota_remaining.record(remaining, &[upstream_label(upstream)]);
+        if let Some(limit) = limit {
+            self.quota_limit.record(limit, &[upstream_label(upstream)]);
+        }
+    }
+
+    pub fn concurrency(&self, upstream: &str, limit: u32) {
+        self.concurrency.record(u64::from(limit), &[upstream_label(upstream)]);
     }
 
     pub fn breaker(&self, upstream: &str, state: BreakerState) {

@@ -20,16 +20,29 @@ pub enum Leave {
     /// This process itself.
     NotNeeded,
     /// The fleet, of which one process probes at a time.
-    Needed(Interest),
+    Needed(Wishes),
 }
 
 /// Whether there is anything to probe with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// When a call was refused last.
+    called: Option<Instant>,
+    attendance: Attendance,
+}
+
+/// Whether work in the background waits for the upstream whenever it is left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attendance {
+    #[default]
+    None,
+    Standing,
+}
+
+/// A refused call, or one that stands in for all that may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    None,
-    /// A call was refused.
     Called,
-    /// Work in the background waits for the upstream for as long as it takes.
     Standing,
 }
 
@@ -60,6 +73,11 @@ const MAX_HEARD: Duration = Duration::from_secs(3_600);
 /// How long a process counts as one that asks the upstream after it did.
 const ACTIVE: Duration = Duration::from_secs(60);
 
+/// How long a refused caller is taken to come again.
+const CALLED: Duration = Duration::from_secs(2);
+/// How long those without a caller let those with one go first.
+pub const STAND_BACK: Duration = Duration::from_secs(1);
+
 impl Told {
     pub fn decide(&mut self, decided: Decided) {
         self.seq += 1;
@@ -71,23 +89,31 @@ impl Core {
     /// From now on a probe needs leave.
     pub fn ask_for_leave(&mut self) {
         if self.leave == Leave::NotNeeded {
-            self.leave = Leave::Needed(Interest::None);
+            self.leave = Leave::Needed(Wishes::default());
         }
     }
 
     /// Somebody would like to call as soon as that is possible.
-    pub fn want(&mut self, interest: Interest) {
-        if let Leave::Needed(held) = self.leave
-            && held != Interest::Standing
-        {
-            self.leave = Leave::Needed(interest);
+    pub fn want(&mut self, interest: Interest, now: Instant) {
+        if let Leave::Needed(wishes) = &mut self.leave {
+            match interest {
+                Interest::Called => wishes.called = Some(now),
+                Interest::Standing => wishes.attendance = Attendance::Standing,
+            }
         }
     }
 
-    /// Whether leave for a probe should be asked for now.
+    /// Whether leave for a probe should be asked for now: by those with a caller at once, by those
+    /// where work may wait a little later, since it may also not.
     pub fn wants_leave(&self, now: Instant) -> bool {
-        let wanted = matches!(self.leave, Leave::Needed(Interest::Called | Interest::Standing));
-        wanted && self.is_due(now)
+        let Leave::Needed(wishes) = self.leave else { return false };
+        let called = wishes.called.is_some_and(|at| now.duration_since(at) < CALLED);
+        let standing = wishes.attendance == Attendance::Standing;
+        match self.state {
+            State::Open { until } if called => now >= until,
+            State::Open { until } if standing => now >= until + STAND_BACK,
+            State::Open { .. } | State::HalfOpen | State::Closed => false,
+        }
     }
 
     /// Lets this process send the next probe.
@@ -110,8 +136,8 @@ impl Core {
     pub fn return_unused(&mut self, pause: Duration, now: Instant) {
         if self.state == State::HalfOpen && self.probe.is_none() {
             self.enter(State::Open { until: now + pause }, now);
-            if self.leave == Leave::Needed(Interest::Called) {
-                self.leave = Leave::Needed(Interest::None);
+            if let Leave::Needed(wishes) = &mut self.leave {
+                wishes.called = None;
             }
         }
     }
@@ -211,6 +237,9 @@ impl Core {
             None => Verdict::None,
             Some(Decided::Closed) => Verdict::Closed,
             Some(Decided::Open { until, streak, cause, since }) => {
+                // Somebody else may have closed it since.
+                let is_open = matches!(self.state, State::Open { .. });
+                let until = if is_open { until } else { now };
                 let left = millis(until.saturating_duration_since(now));
                 Verdict::Open { left, streak, cause, since: age(since) }
             }
@@ -328,7 +357,7 @@ mod tests {
         for core in &mut fleet.0 {
             assert!(core.admit(fleet.1).is_err(), "no probe without leave");
             assert!(!core.wants_leave(fleet.1));
-            core.want(Interest::Called);
+            core.want(Interest::Called, fleet.1);
             assert!(core.wants_leave(fleet.1));
         }
         assert_eq!(fleet.0[1].grant(fleet.1), Granted::Taken);
@@ -340,6 +369,7 @@ mod tests {
             assert!(left > 9 * SECOND, "twice as long for all: {left:?}");
         }
         fleet.1 += 11 * SECOND;
+        fleet.0[2].want(Interest::Called, fleet.1);
         assert_eq!(fleet.0[2].grant(fleet.1), Granted::Taken);
         fleet.call(2, Success).unwrap();
         assert_eq!(fleet.open(), 0);
@@ -361,16 +391,16 @@ mod tests {
         let mut fleet = Fleet::new(1);
         (0..5).for_each(|_| fleet.call(0, Failure).unwrap());
         let (core, now) = (&mut fleet.0[0], fleet.1 + 6 * SECOND);
-        core.want(Interest::Called);
+        core.want(Interest::Called, now);
         assert_eq!(core.grant(now), Granted::Taken);
         core.return_unused(SECOND, now);
         assert_eq!(core.refusal(now), Some(SECOND));
         assert!(!core.wants_leave(now + SECOND), "the caller is gone");
-        core.want(Interest::Standing);
-        assert!(core.wants_leave(now + SECOND));
-        assert_eq!(core.grant(now + SECOND), Granted::Taken);
-        let _probe = core.admit(now + SECOND).unwrap();
-        core.return_unused(SECOND, now + SECOND);
+        core.want(Interest::Standing, now);
+        assert!(!core.wants_leave(now + SECOND), "those with a caller go first");
+        assert_eq!(core.grant(now + 2 * SECOND), Granted::Taken);
+        let _probe = core.admit(now + 2 * SECOND).unwrap();
+        core.return_unused(SECOND, now + 2 * SECOND);
         assert_eq!(core.state(), State::HalfOpen, "a probe under way keeps it");
     }
 

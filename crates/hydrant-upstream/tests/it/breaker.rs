@@ -5,13 +5,16 @@ use futures::future::join_all;
 use hydrant_proto::FailureClass;
 use hydrant_testkit::Fault;
 use hydrant_upstream::{
-    BreakerSettings, BreakerState, Client, Options, Priority::Interactive, UpstreamError,
+    BreakerSettings, BreakerState, Client, Options,
+    Priority::{Background, Interactive},
+    UpstreamError,
 };
 use std::time::Duration;
 
+/// In the background, which is not answered from what was missing a moment ago.
 async fn ask(client: &Client) -> Result<Option<u64>, UpstreamError> {
     let digest = hydrant_proto::Digest::of(b"whatever");
-    client.head_blob(&app(), &digest, Interactive).await
+    client.head_blob(&app(), &digest, Background).await
 }
 
 /// Opens for 300 ms, without jitter.

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use hydrant_boot::{AdminToken, Context, Readiness, Role, Settings, bind};
-use hydrant_control::{Breakers, Config};
+use hydrant_control::{Config, Standings};
 use hydrant_store::{S3Settings, Store, StoreConfig};
 use hydrant_testkit::NatsServer;
 use reqwest::{Method, Response, StatusCode};
@@ -62,7 +62,7 @@ impl Control {
         let config = Config {
             context: context.clone(),
             token: token.map(|token| AdminToken::parse(token).unwrap()),
-            breakers: Breakers::none(),
+            standings: Standings::none(),
         };
         let serving =
             tokio::spawn(hydrant_control::run(config, listener, stop.clone(), stop.clone()));

@@ -1,0 +1,215 @@
+//! How many names that an upstream does not have it is asked for: a budget for each upstream, and
+//! within it for each repository that is known to exist and for all that are not.
+//!
+//! Whether a name exists is known only after it was asked for, so an answer "unknown" pays, and who
+//! would ask for a name nobody knows is turned away once the budget is overdrawn. Names that were
+//! found before, or that a manifest names, are never turned away and never pay.
+
+use hydrant_proto::{Digest, Reference, RepositoryName};
+use moka::future::Cache;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// What is asked for in a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    Manifest(Reference),
+    Blob(Digest),
+    /// Its tags, or other lists.
+    List,
+}
+
+/// What names something at the upstream.
+pub type Named = (RepositoryName, Wanted);
+
+/// A budget: so many at once, and so many a second again.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: f64,
+    per_second: f64,
+}
+
+/// All unknown names of one upstream: at most 500 in the first minute, 300 in those after.
+const ALL: Rate = Rate { burst: 200.0, per_second: 5.0 };
+/// Those in repositories that are not known to exist.
+const STRANGE: Rate = Rate { burst: 100.0, per_second: 2.5 };
+/// Those in one repository that does.
+const ONE: Rate = Rate { burst: 50.0, per_second: 1.0 };
+/// Most names and repositories remembered as good, and for how long after their last use.
+const MAX_GOOD: u64 = 50_000;
+const GOOD_FOR: Duration = Duration::from_secs(3600);
+
+/// The budget of one upstream.
+#[derive(Debug)]
+pub struct Strangers {
+    all: Mutex<Level>,
+    strange: Mutex<Level>,
+    /// The level of each repository that exists.
+    repositories: Cache<RepositoryName, Arc<Mutex<Level>>>,
+    good: Cache<Named, ()>,
+}
+
+#[derive(Debug)]
+struct Level {
+    spent: f64,
+    at: Instant,
+}
+
+impl Strangers {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            all: Mutex::new(Level::new(now)),
+            strange: Mutex::new(Level::new(now)),
+            repositories: Cache::builder().max_capacity(10_000).time_to_idle(GOOD_FOR).build(),
+            good: Cache::builder().max_capacity(MAX_GOOD).time_to_idle(GOOD_FOR).build(),
+        }
+    }
+
+    /// Lets a call for this name through, or says how long to stay away. `sharers` processes share
+    /// the budget.
+    pub async fn admit(&self, named: &Named, sharers: usize) -> Result<(), Duration> {
+        if self.good.get(named).await.is_some() {
+            return Ok(());
+        }
+        let (own, now) = (self.repositories.get(&named.0).await, Instant::now());
+        let own = match &own {
+            Some(level) => lock(level).wait(ONE, sharers, now),
+            None => lock(&self.strange).wait(STRANGE, sharers, now),
+        };
+        match own.max(lock(&self.all).wait(ALL, sharers, now)) {
+            Some(wait) => Err(wait.max(Duration::from_secs(1))),
+            None => Ok(()),
+        }
+    }
+
+    /// The upstream has it.
+    pub async fn found(&self, named: Named) {
+        let level = async { Arc::new(Mutex::new(Level::new(Instant::now()))) };
+        self.repositories.get_with_by_ref(&named.0, level).await;
+        self.good.insert(named, ()).await;
+    }
+
+    /// The upstream does not have it, or not for us.
+    pub async fn missed(&self, named: &Named, sharers: usize) {
+        self.good.invalidate(named).await;
+        let (own, now) = (self.repositories.get(&named.0).await, Instant::now());
+        lock(&self.all).spend(ALL, sharers, now);
+        match &own {
+            Some(level) => lock(level).spend(ONE, sharers, now),
+            None => lock(&self.strange).spend(STRANGE, sharers, now),
+        }
+    }
+}
+
+fn lock(level: &Mutex<Level>) -> MutexGuard<'_, Level> {
+    level.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Level {
+    fn new(now: Instant) -> Self {
+        Self { spent: 0.0, at: now }
+    }
+
+    /// How long until something may be spent again, if nothing may be now.
+    fn wait(&mut self, rate: Rate, sharers: usize, now: Instant) -> Option<Duration> {
+        let share = rate.share(sharers);
+        self.pass(share, now);
+        let over = self.spent + 1.0 - share.burst;
+        (over > 0.0).then(|| Duration::from_secs_f64(over / share.per_second))
+    }
+
+    fn spend(&mut self, rate: Rate, sharers: usize, now: Instant) {
+        self.pass(rate.share(sharers), now);
+        self.spent += 1.0;
+    }
+
+    fn pass(&mut self, share: Rate, now: Instant) {
+        let seconds = now.saturating_duration_since(self.at).as_secs_f64();
+        self.spent = (self.spent - seconds * share.per_second).max(0.0);
+        self.at = now;
+    }
+}
+
+impl Rate {
+    fn share(self, sharers: usize) -> Self {
+        let sharers = sharers.max(1) as f64;
+        Self { burst: (self.burst / sharers).max(1.0), per_second: self.per_second / sharers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(repository: &str, tag: &str) -> Named {
+        (repository.parse().unwrap(), Wanted::Manifest(tag.parse().unwrap()))
+    }
+
+    /// How many of `names` are asked for when none exists.
+    async fn asked(
+        strangers: &Strangers,
+        names: impl Iterator<Item = Named>,
+        sharers: usize,
+    ) -> usize {
+        let mut asked = 0;
+        for name in names {
+            if strangers.admit(&name, sharers).await.is_ok() {
+                strangers.missed(&name, sharers).await;
+                asked += 1;
+            }
+        }
+        asked
+    }
+
+    fn random(repositories: usize) -> impl Iterator<Item = Named> {
+        (0..10_000).map(move |n| tag(&format!("x/y{}", n % repositories), &format!("t{n}")))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_thousand_unknown_names_are_a_hundred_requests() {
+        let strangers = Strangers::new();
+        assert_eq!(asked(&strangers, random(10_000), 1).await, 100);
+        assert_eq!(asked(&strangers, random(10_000), 1).await, 0);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(asked(&strangers, random(10_000), 1).await, 100);
+        let shared = Strangers::new();
+        assert_eq!(asked(&shared, random(10_000), 4).await, 25);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attack_on_one_repository_leaves_others_alone() {
+        let strangers = Strangers::new();
+        strangers.found(tag("lab/app", "1")).await;
+        strangers.found(tag("lab/db", "1")).await;
+        let attack = (0..10_000).map(|n| tag("lab/app", &format!("t{n}")));
+        assert_eq!(asked(&strangers, attack, 1).await, 50);
+        assert!(strangers.admit(&tag("lab/app", "2"), 1).await.is_err());
+        assert!(strangers.admit(&tag("lab/app", "1"), 1).await.is_ok(), "known");
+        assert!(strangers.admit(&tag("lab/db", "2"), 1).await.is_ok());
+        assert!(strangers.admit(&tag("new/name", "1"), 1).await.is_ok());
+        assert_eq!(asked(&strangers, random(10_000), 1).await, 100);
+        assert!(
+            strangers.admit(&tag("lab/db", "2"), 1).await.is_ok(),
+            "strangers took their own share"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_whole_has_a_bound_and_known_names_none() {
+        let strangers = Strangers::new();
+        for n in 0..100 {
+            strangers.found(tag(&format!("lab/r{n}"), "1")).await;
+        }
+        let attack = (0..10_000).map(|n| tag(&format!("lab/r{}", n % 100), &format!("t{n}")));
+        assert_eq!(asked(&strangers, attack, 1).await, 200);
+        for n in 0..100 {
+            assert!(strangers.admit(&tag(&format!("lab/r{n}"), "1"), 1).await.is_ok());
+        }
+        let pause = strangers.admit(&tag("lab/r1", "2"), 1).await.unwrap_err();
+        assert!(pause >= Duration::from_secs(1) && pause < Duration::from_secs(5), "{pause:?}");
+    }
+}
