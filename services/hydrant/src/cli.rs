@@ -138,7 +138,7 @@ Examples:
     /// Cache rules: which downstream path leads to which upstream repository
     Rule(Resource),
     /// Registries to fetch from
-    Upstream(Upstream),
+    Upstream(UpstreamResource),
     /// Credential sets: where a username and a password live
     Credential(Resource),
     /// Endpoints that hear of events
@@ -223,7 +223,7 @@ pub struct Resource {
 }
 
 #[derive(Args, Debug)]
-pub struct Upstream {
+pub struct UpstreamResource {
     #[command(subcommand)]
     pub action: UpstreamAction,
 }
