@@ -47,6 +47,8 @@ pub enum StateKey {
     Probe(String),
     /// What is left of an upstream's budget: `quota.<upstream>`.
     Quota(String),
+    /// Who is asking the upstream about a tag, which is named by a digest: `check.sha256.<hex>`.
+    Check(Digest),
 }
 
 impl fmt::Display for StateKey {
@@ -58,6 +60,7 @@ impl fmt::Display for StateKey {
             Self::Breaker { upstream, process } => write!(f, "breaker.{upstream}.{process}"),
             Self::Probe(upstream) => write!(f, "probe.{upstream}"),
             Self::Quota(upstream) => write!(f, "quota.{upstream}"),
+            Self::Check(tag) => write!(f, "check.{}.{}", tag.algorithm().as_str(), tag.hex()),
         }
     }
 }

@@ -177,6 +177,16 @@ impl Answer {
         self
     }
 
+    /// Says that a newer one may exist, which is being found out.
+    pub fn being_checked(mut self) -> Self {
+        self.set(WARNING, STALE);
+        self.set(STALE_BECAUSE, HeaderValue::from_static("being-checked"));
+        if let Some(pulled) = &mut self.pulled {
+            pulled.outcome = PullOutcome::Stale;
+        }
+        self
+    }
+
     /// The next page of a list. `target` is a path and query made of valid names.
     pub fn followed_by(mut self, target: &str) -> Self {
         self.set_text(LINK, &format!("<{target}>; rel=\"next\""));

@@ -11,17 +11,24 @@ use crate::{
 };
 use hydrant_proto::{Digest, Reference, Tag};
 use hydrant_upstream::{Head, Priority, TagPage, UpstreamError};
+use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-/// Longest wait for the upstream's word on a tag or manifest, before what is local is served.
-const HEAD_BUDGET: Duration = Duration::from_secs(2);
 /// Longest wait for a list of tags.
 const TAGS_BUDGET: Duration = Duration::from_secs(5);
 
+/// What a HEAD told, and from when its word is.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub head: Head,
+    /// Before the upstream was asked: what it says may be that old when the answer comes.
+    pub at: Timestamp,
+}
+
 pub struct Asking {
-    heads: Coalesced<Spot<Reference>, Result<Head, Failure>>,
+    heads: Coalesced<Spot<Reference>, Result<Told, Failure>>,
     manifests: Coalesced<Spot<Reference>, Result<Arc<Held>, Failure>>,
     blobs: Coalesced<Spot<Digest>, Result<Option<u64>, Failure>>,
     permits: Arc<Semaphore>,
@@ -43,16 +50,23 @@ impl Asking {
         self.permits.clone().try_acquire_owned().map_err(|_| Failure::Overloaded)
     }
 
-    /// What a HEAD says of a manifest. Never a GET.
-    pub async fn head(&self, place: &Place, reference: &Reference) -> Result<Head, Failure> {
+    /// What a HEAD says of a manifest, if the upstream answers within `budget`. Never a GET.
+    pub async fn head(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        budget: Duration,
+    ) -> Result<Told, Failure> {
         let _permit = self.permit()?;
         let (client, reference) = (place.client.clone(), reference.clone());
         let repository = place.route.upstream_repository.clone();
         let key = place.spot(&reference);
         let work = || async move {
             let priority = Priority::Interactive;
-            let head = client.head_manifest(&repository, &reference, priority, HEAD_BUDGET).await;
-            head.map_err(|error| upstream(What::Manifest, error))
+            let at = Timestamp::now();
+            let head = client.head_manifest(&repository, &reference, priority, budget).await;
+            let head = head.map_err(|error| upstream(What::Manifest, error))?;
+            Ok(Told { head, at })
         };
         self.heads.get(key, work).await.0.unwrap_or(Err(Failure::Abandoned))
     }

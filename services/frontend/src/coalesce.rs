@@ -46,6 +46,14 @@ where
         (value, part)
     }
 
+    /// Begins `work` unless the same is under way; nobody waits for it.
+    pub fn begin<F>(&self, key: K, work: impl FnOnce() -> F)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        drop(self.enter(key, work));
+    }
+
     fn enter<F>(&self, key: K, work: impl FnOnce() -> F) -> (watch::Receiver<Option<V>>, Part)
     where
         F: Future<Output = V> + Send + 'static,

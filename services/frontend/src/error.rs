@@ -50,6 +50,11 @@ pub enum Failure {
     Storage(#[from] StoreError),
     #[error("storage does not answer in time")]
     SlowStorage,
+    #[error("no word of the upstream on the tag within {0:?}; the check goes on")]
+    SlowCheck(Duration),
+    /// What is local was confirmed too long ago to be served without another word.
+    #[error("too long not confirmed: {0}")]
+    TooOld(Box<Failure>),
     #[error("too many requests wait for upstreams")]
     Overloaded,
     #[error("no byte of {size} was asked for")]
@@ -84,6 +89,8 @@ impl Failure {
             Self::Upstream { error, .. } => Some(error.class()),
             Self::Flight(error) => Some(error.class()),
             Self::Overloaded => Some(FailureClass::UpstreamLimit),
+            Self::SlowCheck(_) => Some(FailureClass::UpstreamDown),
+            Self::TooOld(because) => because.class(),
             Self::Storage(_) | Self::SlowStorage | Self::Abandoned => Some(FailureClass::Storage),
         }
     }
@@ -112,6 +119,19 @@ impl Failure {
             }
             Self::Storage(_) | Self::SlowStorage | Self::Abandoned => {
                 of_class(FailureClass::Storage, What::Blob, None, audience)
+            }
+            Self::SlowCheck(_) => {
+                of_class(FailureClass::UpstreamDown, What::Manifest, None, audience)
+            }
+            Self::TooOld(because) => {
+                let said = because.said(audience);
+                Said {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    code: "UNAVAILABLE",
+                    message: format!("what is local is too old to be served, and {}", said.message),
+                    retry_after: said.retry_after.or(Some(COME_BACK)),
+                    ..said
+                }
             }
             Self::Overloaded => Said {
                 message: "this registry is busy; try again shortly".into(),

@@ -13,9 +13,11 @@ mod asking;
 mod blob;
 mod board;
 mod body;
+mod checks;
 mod coalesce;
 mod error;
 mod family;
+mod heard;
 mod held;
 mod list;
 mod manifest;
@@ -34,6 +36,7 @@ mod tag;
 use asking::Asking;
 use axum::{Router, body::Body, extract::Request};
 use blob::Blobs;
+use checks::Checks;
 use family::Family;
 use hydrant_boot::{ResourceFeed, drain, serve as http};
 use hydrant_bus::Bus;
@@ -132,7 +135,8 @@ fn build(
         origins: origins.clone(),
         misses: Arc::new(misses),
     };
-    let tags = Tags { manifests, rumours: rumours.clone() };
+    let checks = Arc::new(Checks::new(tasks));
+    let tags = Tags { manifests, rumours: rumours.clone(), checks };
     let lists = Lists { shelf: shelf.clone(), asking: asking.clone(), origins: origins.clone() };
     let blobs = Blobs { shelf, flights, memory, family, asking, origins, tasks: tasks.clone() };
     let server = Server { feed, upstreams, tags, blobs, lists };

@@ -7,6 +7,7 @@ use crate::{
     coalesce::Part,
     error::Failure,
     family::Family,
+    heard::due,
     held::Held,
     memory::{Memory, Observation},
     misses::{Miss, Misses, Publish},
@@ -14,15 +15,17 @@ use crate::{
     place::{Place, Spot},
     request::Read,
     shelf::Shelf,
-    tag::is_within,
 };
 use hydrant_proto::{Digest, HydrationRequested, Lane, Manifest, Reference};
-use hydrant_rules::Platforms;
+use hydrant_rules::{Due, Platforms};
 use hydrant_store::Wanted;
 use hydrant_telemetry::metrics::{PullKind, PullOutcome};
 use hydrant_upstream::Head;
 use jiff::Timestamp;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// Longest wait for the upstream's word on a digest that is not here.
+const HEAD_BUDGET: Duration = Duration::from_secs(2);
 
 /// What manifests are served from. Cheap to clone.
 #[derive(Clone)]
@@ -71,7 +74,10 @@ impl Manifests {
         }
         let reference = Reference::Digest(digest.clone());
         let asked = match read {
-            Read::Head => self.asking.head(place, &reference).await.map(Found::told),
+            Read::Head => {
+                let told = self.asking.head(place, &reference, HEAD_BUDGET).await;
+                told.map(|told| Found::told(told.head))
+            }
             Read::Get => self.fetch(place, &reference).await,
         };
         asked.map_err(|failure| certain(failure, local.err()))
@@ -101,7 +107,9 @@ impl Manifests {
         let (place_before, place_after) = (place.clone(), place.clone());
         let (wanted, had) = (reference.clone(), reference.clone());
         let look = move || before.brought(&place_before, &wanted);
-        let keep = move |held: &Arc<Held>| after.brings(&place_after, &had, held);
+        // Before the upstream is asked: its word is from then, however long it takes.
+        let asked_at = Timestamp::now();
+        let keep = move |held: &Arc<Held>| after.brings(&place_after, &had, held, asked_at);
         let (held, part) = self.asking.manifest(place, reference, look, keep).await?;
         let outcome = match part {
             Part::Began => PullOutcome::Miss,
@@ -116,16 +124,17 @@ impl Manifests {
             Reference::Digest(digest) => digest.clone(),
             Reference::Tag(tag) => {
                 let observed = self.memory.observation(&place.spot(tag))?;
-                let window = place.route.rule.fresh_for.0;
-                is_within(observed.at, window, Timestamp::now()).then(|| observed.digest.clone())?
+                let freshness = place.route.rule.freshness(tag);
+                let is_fresh = due(freshness, observed.at, Timestamp::now()) == Due::No;
+                is_fresh.then(|| observed.digest.clone())?
             }
         };
         self.memory.manifest(&place.spot(&digest)).map(|remembered| remembered.held)
     }
 
-    fn brings(&self, place: &Place, reference: &Reference, held: &Arc<Held>) {
+    fn brings(&self, place: &Place, reference: &Reference, held: &Arc<Held>, at: Timestamp) {
         if let Reference::Tag(tag) = reference {
-            self.memory.observe(place.spot(tag), Observation::of(held, Timestamp::now()));
+            self.memory.observe(place.spot(tag), Observation::of(held, at));
         }
         if let Ok(manifest) = Manifest::parse(&held.bytes) {
             self.keep(&place.spot(&held.digest), held.clone(), &manifest, false);

@@ -2,10 +2,9 @@
 //! records read a moment ago, upstream observations younger than the record, blobs known to be
 //! here, and blobs the upstream confirmed for a repository.
 
-use crate::{held::Held, place::Spot};
+use crate::{asking::Told, held::Held, place::Spot};
 use hydrant_proto::{Digest, MediaType, RepositoryName, Tag};
 use hydrant_store::{TagRecord, Version};
-use hydrant_upstream::Head;
 use jiff::Timestamp;
 use moka::sync::Cache;
 use std::{
@@ -102,9 +101,9 @@ impl Seen {
 
 impl Observation {
     /// Heard of by HEAD.
-    pub fn heard(digest: Digest, head: &Head) -> Self {
-        let (media_type, size, at) = (head.media_type, head.size, Timestamp::now());
-        Self { digest, media_type, size, at, is_served: false }
+    pub fn heard(digest: Digest, told: &Told) -> Self {
+        let (media_type, size) = (told.head.media_type, told.head.size);
+        Self { digest, media_type, size, at: told.at, is_served: false }
     }
 
     /// The manifest itself was had, of which the upstream said `at` that the tag names it.
@@ -178,12 +177,15 @@ impl Memory {
         self.observed.get(spot)
     }
 
-    /// Notes what the upstream names by a tag. What was only heard of does not take the place of
+    /// Notes what the upstream names by a tag. An older word does not take the place of a younger
+    /// one, however late it comes. What was only heard of does not take the place of
     /// another manifest that clients have got already: the way back to it would be lost.
     pub fn observe(&self, spot: Spot<Tag>, observation: Observation) {
-        let keeps = |held: &Observation| held.is_served && held.digest != observation.digest;
-        let held = self.observed.get(&spot).filter(|_| !observation.is_served);
-        if held.is_none_or(|held| !keeps(&held)) {
+        let keeps = |held: &Observation| {
+            let has_no_way_back = held.is_served && !observation.is_served;
+            held.digest != observation.digest && (has_no_way_back || held.at > observation.at)
+        };
+        if self.observed.get(&spot).is_none_or(|held| !keeps(&held)) {
             self.observed.insert(spot, Arc::new(observation));
         }
     }

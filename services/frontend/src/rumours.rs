@@ -6,14 +6,15 @@ use crate::{
     memory::{Memory, Seen},
     place::{Place, Spot},
 };
+use bytes::Bytes;
 use futures::StreamExt;
-use hydrant_bus::Bus;
-use hydrant_proto::{Digest, Event, EventData, EventKind, Reference, Tag};
-use hydrant_store::{Store, StoreError, TagRecord};
+use hydrant_bus::{Bus, Claimed, Held};
+use hydrant_proto::{Digest, Event, EventData, EventKind, Reference, Tag, subject::StateKey};
+use hydrant_store::{Store, StoreError, TagRecord, Terms};
 use jiff::Timestamp;
 use moka::sync::Cache;
 use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -23,6 +24,20 @@ const SILENCE: Duration = Duration::from_secs(5);
 const ANNOUNCED: Duration = Duration::from_secs(60 * 60);
 /// Entries of the caches.
 const ENTRIES: u64 = 50_000;
+
+/// How long a process that died keeps others from asking about a tag.
+const TURN: Duration = Duration::from_secs(3);
+/// Longest wait for the bus to say whose turn it is.
+const TURN_WITHIN: Duration = Duration::from_millis(250);
+
+/// Whose turn it is to ask the upstream about a tag. Dropped, one's own ends.
+#[derive(Debug)]
+pub enum Turn {
+    Own(Held),
+    Others,
+    /// Nobody can tell: everybody asks for himself.
+    Free,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -58,16 +73,53 @@ impl Rumours {
         self.silences.insert(spot, failure.clone());
     }
 
-    /// Writes into the record that the upstream still names what it says. Whoever loses the race
-    /// reads the winner's record next time.
-    pub fn confirm(&self, place: &Place, tag: &Tag, seen: Option<&Arc<Seen>>) {
-        let Some(seen) = seen else { return };
-        let record = TagRecord {
-            rule: Some(place.route.rule.name.to_string()),
-            generation: Some(place.route.generation.to_string()),
-            confirmed_at: Timestamp::now(),
-            ..seen.record.clone()
+    /// The upstream told about a tag.
+    pub fn end_silence(&self, spot: &Spot<Tag>) {
+        self.silences.invalidate(spot);
+    }
+
+    /// Tries to get the turn to ask the upstream about a tag. While the bus is away, or slow, every
+    /// process asks for itself.
+    pub async fn turn(&self, place: &Place, tag: &Tag) -> Turn {
+        if !self.are_heard() {
+            return Turn::Free;
+        }
+        let (state, key) = (self.bus.shared_state(), key(place, tag));
+        match timeout(TURN_WITHIN, state.hold(&key, Bytes::new(), TURN)).await {
+            Ok(Ok(Claimed::Mine(held))) => Turn::Own(held),
+            Ok(Ok(Claimed::Taken(_))) => Turn::Others,
+            Ok(Err(_)) | Err(_) => Turn::Free,
+        }
+    }
+
+    /// Waits until nobody has the turn, for no longer than a check may take.
+    pub async fn turn_ends(&self, place: &Place, tag: &Tag) {
+        let Ok(changes) = self.bus.shared_state().watch(&key(place, tag)) else { return };
+        let free = async {
+            let mut changes = pin!(changes);
+            while let Some(Some(_)) = changes.next().await {}
         };
+        // Whatever comes first, the record is read again.
+        let _ = timeout(place.route.upstream.timeout.0, free).await;
+    }
+
+    /// Writes into the record that the upstream, asked `at` some time, names what it says. Whoever
+    /// loses the race reads the winner's record next time. Then the turn ends.
+    pub fn confirm(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        seen: Option<&Arc<Seen>>,
+        at: Timestamp,
+        turn: Turn,
+    ) {
+        let terms = Terms {
+            rule: place.route.rule.name.to_string(),
+            generation: place.route.generation.to_string(),
+            upstream: place.route.upstream.name.to_string(),
+        };
+        let Some(seen) = seen else { return };
+        let Ok(record) = seen.record.confirmed(at, terms) else { return };
         let (rumours, repository, tag) = (self.clone(), place.repository().clone(), tag.clone());
         let version = seen.version.clone();
         let write = async move {
@@ -84,6 +136,9 @@ impl Rumours {
                             "confirmation not written");
                     }
                 }
+            }
+            if let Turn::Own(held) = turn {
+                held.release().await;
             }
         };
         self.tasks.spawn(write.in_current_span());
@@ -145,4 +200,10 @@ impl Rumours {
             self.memory.forget_record(repository, tag);
         }
     }
+}
+
+/// What the turn of a tag is called on the bus.
+fn key(place: &Place, tag: &Tag) -> StateKey {
+    let (generation, repository) = (&place.route.generation, place.repository());
+    StateKey::Check(Digest::of(format!("{generation} {repository}:{tag}").as_bytes()))
 }

@@ -112,7 +112,7 @@ async fn staleness_is_bounded() {
     lab.hydrate(&image, "lab/app", "1").await;
     lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
     lab.upstream.stop().await;
-    assert_eq!(lab.refusal("lab/app/manifests/1").await, (502, "upstream-down".to_owned()));
+    assert_eq!(lab.refusal("lab/app/manifests/1").await, (503, "upstream-down".to_owned()));
     // By digest it is what it is.
     lab.pull(&format!("lab/app/manifests/{}", image.digest)).await;
 }
