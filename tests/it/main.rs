@@ -8,6 +8,7 @@ mod away;
 mod breaker;
 mod depcheck;
 mod example_config;
+mod freshness;
 mod herd;
 mod kills;
 mod lab;

@@ -4,7 +4,7 @@
 use crate::{Store, error::StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_proto::{
-    Descriptor, Digest, Manifest, MediaType, RepositoryName,
+    Digest, Manifest, MediaType, RepositoryName,
     manifest::{MAX_CHILDREN, MAX_DEPTH},
 };
 use std::collections::BTreeMap;
@@ -38,14 +38,15 @@ impl Store {
         for _ in 0..MAX_DEPTH {
             blobs
                 .extend(level.iter().flat_map(Manifest::blobs).map(|b| (b.digest.clone(), b.size)));
-            let children: Vec<_> = level.iter().flat_map(Manifest::children).collect();
+            let children = level.iter().flat_map(Manifest::children);
+            let children: Vec<_> = children.map(|child| child.digest.clone()).collect();
             if children.is_empty() {
                 return Ok(match self.lacking(repository, blobs).await? {
                     Some(blob) => Durability::Lacks(format!("blob {blob}")),
                     None => Durability::Durable { media_type, size },
                 });
             }
-            level = self.visible_of(repository, &children).await?;
+            level = self.visible_of(repository, children).await?;
             if level.is_empty() {
                 return Ok(Durability::Lacks(format!("every child of index {digest}")));
             }
@@ -56,15 +57,16 @@ impl Store {
     async fn visible_of(
         &self,
         repository: &RepositoryName,
-        children: &[&Descriptor],
+        children: Vec<Digest>,
     ) -> Result<Vec<Manifest>, StoreError> {
-        let digests = children.iter().take(MAX_CHILDREN).map(|child| child.digest.clone());
-        let looks = digests.map(|digest| async move { self.visible(repository, &digest).await });
-        let found = stream::iter(looks).buffer_unordered(AT_ONCE);
-        found
-            .try_filter_map(async |found| Ok(found.map(|(manifest, _)| manifest)))
-            .try_collect()
-            .await
+        let looks = children.into_iter().take(MAX_CHILDREN);
+        let looks = looks.map(|digest| async move { self.visible(repository, &digest).await });
+        let mut found = stream::iter(looks).buffer_unordered(AT_ONCE);
+        let mut manifests = Vec::new();
+        while let Some(child) = found.try_next().await? {
+            manifests.extend(child.map(|(manifest, _)| manifest));
+        }
+        Ok(manifests)
     }
 
     async fn visible(

@@ -88,8 +88,18 @@ pub(crate) async fn request(
     let asked: Asked = body.json()?;
     let table = feed.current();
     let job = job(&table, &asked)?;
-    record(&store, &job, wanted(&table, &job)).await?;
-    let outcome = queue(&bus, &job).await?;
+    order(&store, &bus, job.clone(), wanted(&table, &job)).await
+}
+
+/// Records what is wanted of the job's image, queues the job, and tells where to follow it.
+pub(crate) async fn order(
+    store: &Store,
+    bus: &Bus,
+    job: HydrationRequested,
+    wanted: Vec<Wanted>,
+) -> Result<Response, Failure> {
+    record(store, &job, wanted).await?;
+    let outcome = queue(bus, &job).await?;
     tracing::info!(job.id = %job.id(), image.repository = %job.repository,
         image.reference = %job.reference, rule = job.rule, outcome, "hydration requested");
     let status = format!("/api/v1/hydrations/{}", job.id());

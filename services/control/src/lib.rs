@@ -18,6 +18,7 @@ mod precondition;
 mod resources;
 mod routes;
 mod status;
+mod tags;
 mod upstreams;
 
 pub use upstreams::{BreakerLine, QuotaLine, Standing, Standings};

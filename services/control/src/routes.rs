@@ -10,7 +10,7 @@ use crate::{
     input::Body,
     openapi,
     resources::{self, At},
-    status, upstreams,
+    status, tags, upstreams,
 };
 use axum::{
     Router,
@@ -54,6 +54,11 @@ pub(crate) fn routes() -> Vec<Route> {
         (Method::POST, "/hydrations", post(hydrations::request)),
         (Method::GET, "/hydrations/{id}", get(hydrations::get)),
         (Method::GET, "/status", get(status::status)),
+        (Method::GET, "/tags/history", get(tags::history)),
+        (Method::POST, "/tags/refresh", post(tags::refresh)),
+        (Method::POST, "/tags/freeze", post(tags::freeze)),
+        (Method::POST, "/tags/unfreeze", post(tags::unfreeze)),
+        (Method::POST, "/tags/rollback", post(tags::rollback)),
         (Method::GET, "/dead-letters", get(dead_letters::list)),
         (Method::GET, "/dead-letters/{id}", get(dead_letters::get)),
         (Method::DELETE, "/dead-letters/{id}", delete(dead_letters::drop)),

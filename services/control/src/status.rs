@@ -9,9 +9,9 @@ use crate::{
 use axum::{Json, extract::State};
 use hydrant_boot::ResourceFeed;
 use hydrant_bus::Bus;
-use hydrant_proto::{Digest, Image, JobId, Lane, MediaType, Platform};
-use hydrant_rules::Route;
-use hydrant_store::{CompletionRecord, DeadLetter, DeadLetterId, Owner, Store, TagRecord};
+use hydrant_proto::{Digest, Image, JobId, Lane, MediaType, Platform, Tag};
+use hydrant_rules::{Due, Freshness, Route, Span, TagPattern, TagTerms, WhenGone};
+use hydrant_store::{CompletionRecord, DeadLetter, DeadLetterId, Frozen, Owner, Store, TagRecord};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +48,31 @@ struct TagStatus {
     age_seconds: i64,
     /// Whether it is served without asking the upstream.
     fresh: bool,
+    /// Why it stays where it is.
+    frozen: Option<Frozen>,
+    /// How long it is fresh, under the rule as it is.
+    freshness: Terms,
     previous: Option<Digest>,
     seq: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Terms {
+    /// The pattern of the rule that decides; none when the rule's own terms do.
+    pattern: Option<TagPattern>,
+    immutable: bool,
+    #[serde(flatten)]
+    checks: Option<Checks>,
+}
+
+/// As rules write them.
+#[derive(Debug, Serialize)]
+struct Checks {
+    fresh_for: Span,
+    revalidate_for: Span,
+    check_within: Span,
+    stale_for: Span,
+    when_gone: WhenGone,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,7 +108,7 @@ pub(crate) async fn status(
         upstream_repository: route.upstream_repository.to_string(),
         hydrated: complete && misses == 0,
         digest,
-        tag: tag.map(|record| tag_status(record, &route)),
+        tag: tag.zip(image.reference.tag()).map(|(record, tag)| tag_status(record, tag, &route)),
         completion: completion.map(Completion::from),
         misses,
         hydration: bus.job_states().get(&id).await.ok().flatten().map(Hydration::from),
@@ -131,17 +154,35 @@ async fn local(store: &Store, image: &Image, digest: &Digest) -> Result<Option<D
     Ok(there.then(|| digest.clone()))
 }
 
-fn tag_status(record: TagRecord, route: &Route) -> TagStatus {
+fn tag_status(record: TagRecord, tag: &Tag, route: &Route) -> TagStatus {
     let age = Timestamp::now().duration_since(record.confirmed_at);
-    let fresh_for = route.rule.fresh_for.0.as_secs();
+    let freshness = route.rule.freshness(tag);
+    let is_due = freshness.due(age.try_into().unwrap_or_default()) != Due::No;
     TagStatus {
         owner: record.owner,
         digest: record.digest.clone(),
         age_seconds: age.as_secs(),
-        fresh: record.owner == Owner::Push || age.as_secs().cast_unsigned() < fresh_for,
+        fresh: record.owner == Owner::Push || record.frozen.is_some() || !is_due,
         previous: record.previous().cloned(),
+        frozen: record.frozen,
+        freshness: terms(freshness, route.rule.terms_of(tag)),
         seq: record.seq,
     }
+}
+
+fn terms(freshness: Freshness, of: Option<&TagTerms>) -> Terms {
+    let checks = match freshness {
+        Freshness::Immutable => None,
+        Freshness::Checked(checks) => Some(Checks {
+            fresh_for: Span(checks.fresh_for),
+            revalidate_for: Span(checks.revalidate_for),
+            check_within: Span(checks.check_within),
+            stale_for: Span(checks.stale_for),
+            when_gone: checks.when_gone,
+        }),
+    };
+    let pattern = of.map(|terms| terms.pattern.clone());
+    Terms { pattern, immutable: checks.is_none(), checks }
 }
 
 impl From<CompletionRecord> for Completion {

@@ -151,6 +151,8 @@ Examples:
     Hydrate(Hydrate),
     /// What is local of an image, and what is being done about the rest
     Status(Status),
+    /// Tags: check, freeze and roll back what they name, and see what became of them
+    Tag(Tag),
     /// What was given up, and why
     DeadLetter(DeadLetter),
     /// What happens, as it happens
@@ -313,6 +315,76 @@ pub struct Hydrate {
 pub struct Status {
     /// Image as clients pull it, without the registry host
     pub image: String,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args, Debug)]
+pub struct Tag {
+    #[command(subcommand)]
+    pub action: TagAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TagAction {
+    /// Ask the upstream now, and hydrate what it says, even where the rule calls the tag immutable
+    #[command(after_help = "\
+Examples:
+  hydrant tag refresh docker/library/node:22 --wait")]
+    Refresh {
+        /// Image as clients pull it: `repository:tag`
+        image: String,
+        /// Wait until it is local, with progress; the exit code is 0 only then
+        #[arg(long)]
+        wait: bool,
+        /// Longest wait, such as `10m`
+        #[arg(long, value_name = "DURATION", default_value = "1h", requires = "wait")]
+        timeout: Span,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// What the tag named when, and who made it so; the newest first
+    History {
+        /// Image as clients pull it: `repository:tag`
+        image: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Keep the tag where it is: it is not checked and not moved until it is unfrozen
+    #[command(after_help = "\
+Examples:
+  hydrant tag freeze docker/library/node:22 --reason 'release week'")]
+    Freeze(Steer),
+    /// Let the tag follow the upstream again, which is asked at once
+    Unfreeze(Steer),
+    /// Point the tag at a digest it named before, and freeze it there
+    #[command(after_help = "\
+The digest must be in the tag's history and all of it still local. The tag stays frozen, because the
+next check would move it forward again: end that with `hydrant tag unfreeze`.
+
+Examples:
+  hydrant tag rollback docker/library/node:22 --reason '22.9 breaks the build'
+  hydrant tag rollback docker/library/node:22 --to sha256:…")]
+    Rollback {
+        /// Digest to go back to, as `hydrant tag history` shows it. Default: the one before
+        #[arg(long, value_name = "DIGEST")]
+        to: Option<String>,
+        #[command(flatten)]
+        steer: Steer,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Steer {
+    /// Image as clients pull it: `repository:tag`
+    pub image: String,
+    /// Why, for those who read the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
     #[command(flatten)]

@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod resources;
 mod status;
+mod tags;
 mod upstream;
 
 use crate::cli::ClientCommand;
@@ -28,6 +29,7 @@ pub async fn run(command: ClientCommand) -> ExitCode {
         ClientCommand::Webhook(flags) => resources::run(Kind::Webhook, flags.action).await,
         ClientCommand::Hydrate(flags) => Box::pin(hydrate::run(flags)).await,
         ClientCommand::Status(flags) => status::run(flags).await,
+        ClientCommand::Tag(flags) => Box::pin(tags::run(flags.action)).await,
         ClientCommand::DeadLetter(flags) => dead_letters::run(flags.action).await,
         ClientCommand::Events(flags) => events::run(flags).await,
         ClientCommand::Health(flags) => health::run(flags).await,

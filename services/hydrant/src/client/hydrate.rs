@@ -9,8 +9,9 @@ use super::{
 use crate::cli::Hydrate;
 use hydrant_boot::Schedule;
 use hydrant_proto::{FailureClass, JobPhase, JobState, Lane};
+use hydrant_rules::Span;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -38,13 +39,29 @@ struct Seen {
 #[derive(Deserialize)]
 struct Known {
     hydrated: bool,
-    dead_letter: Option<serde_json::Value>,
+    dead_letter: Option<Value>,
+}
+
+/// Something to be asked for that the API answers with a job.
+pub struct Order {
+    pub path: &'static str,
+    pub body: Value,
+    /// How long to follow the job; not at all when absent.
+    pub wait: Option<Span>,
 }
 
 pub async fn run(flags: Hydrate) -> Result<(), Failure> {
-    let api = Api::new(flags.server.clone())?;
-    let accepted = request(&api, &flags).await?;
-    if !flags.wait {
+    // Somebody who waits is served like a client that pulls, and joins the job of its miss.
+    let lane = if flags.wait { Lane::Interactive } else { Lane::Background };
+    let body = json!({ "image": flags.image, "platforms": flags.platforms, "lane": lane });
+    let wait = flags.wait.then_some(flags.timeout);
+    place(&Api::new(flags.server)?, &Order { path: "/hydrations", body, wait }).await
+}
+
+/// Asks for it, and follows the job if that is wanted.
+pub async fn place(api: &Api, order: &Order) -> Result<(), Failure> {
+    let accepted = request(api, order).await?;
+    let Some(timeout) = order.wait else {
         let text = format!(
             "{} is {}; follow it with: hydrant status {}\n",
             accepted.image,
@@ -52,9 +69,9 @@ pub async fn run(flags: Hydrate) -> Result<(), Failure> {
             accepted.image
         );
         return output::line(&text);
-    }
+    };
     let progress = Progress::new(&accepted.image);
-    let waiting = tokio::time::timeout(flags.timeout.0, follow(&api, &flags, &accepted, &progress));
+    let waiting = tokio::time::timeout(timeout.0, follow(api, order, &accepted, &progress));
     let ended = waiting.await;
     progress.finish();
     match ended {
@@ -62,23 +79,20 @@ pub async fn run(flags: Hydrate) -> Result<(), Failure> {
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::TimedOut(format!(
             "{} is not local after {}; it goes on: hydrant status {}",
-            accepted.image, flags.timeout, accepted.image
+            accepted.image, timeout, accepted.image
         ))),
     }
 }
 
-async fn request(api: &Api, flags: &Hydrate) -> Result<Accepted, Failure> {
-    // Somebody who waits is served like a client that pulls, and joins the job of its miss.
-    let lane = if flags.wait { Lane::Interactive } else { Lane::Background };
-    let asked = json!({ "image": flags.image, "platforms": flags.platforms, "lane": lane });
-    api.post("/hydrations", &asked).await
+async fn request(api: &Api, order: &Order) -> Result<Accepted, Failure> {
+    api.post(order.path, &order.body).await
 }
 
 /// Follows the job to its end. The server may go and come back, and may have forgotten the job:
 /// then what is in storage decides.
 async fn follow(
     api: &Api,
-    flags: &Hydrate,
+    order: &Order,
     accepted: &Accepted,
     progress: &Progress,
 ) -> Result<Option<JobState>, Failure> {
@@ -102,7 +116,7 @@ async fn follow(
                 }
                 failures += 1;
                 sleep(AGAIN.delay(failures)).await;
-                request(api, flags).await?;
+                request(api, order).await?;
             }
             Err(failure) if failure.may_pass() => {
                 failures += 1;

@@ -51,7 +51,12 @@ fn tag(tag: &Value) -> Option<String> {
     let age = tag["age_seconds"].as_u64()?;
     let state = if tag["fresh"] == true { "fresh" } else { "due for a check" };
     let owner = if tag["owner"] == "push" { "pushed" } else { "cached" };
-    Some(format!("{owner}, {state}, confirmed {age} s ago"))
+    let held = match (tag["frozen"].is_object(), tag["freshness"]["immutable"] == true) {
+        (true, _) => ", frozen",
+        (false, true) => ", immutable",
+        (false, false) => "",
+    };
+    Some(format!("{owner}{held}, {state}, confirmed {age} s ago"))
 }
 
 fn content(completion: &Value) -> Option<String> {
