@@ -3,6 +3,7 @@
 // A test reports what went wrong by panicking.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod alerts;
 mod chart;
 mod chart_network;
 mod chart_pods;
@@ -10,6 +11,7 @@ mod chart_run;
 mod clients;
 mod compose;
 mod compose_run;
+mod dashboards;
 mod engine;
 mod here;
 mod image;

@@ -1,10 +1,15 @@
 //! The consumers that are there: how much waits at each, and removing those nobody needs.
 
 use crate::{Bus, BusError};
-use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::{
+    consumer::Info,
+    stream::{self, RawMessageErrorKind, Stream},
+};
 use futures::TryStreamExt;
 use hydrant_proto::{Lane, subject};
 use hydrant_telemetry::metrics::metrics;
+use jiff::Timestamp;
+use std::time::Duration;
 
 /// How much one lane of one upstream has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +31,39 @@ impl Bus {
             metrics().hydrations.queue_depth(upstream, *lane, *waiting);
         }
         Ok(depths)
+    }
+
+    /// Records, beside the depths, how old the oldest job of each lane is and whether all copies of
+    /// the streams keep up.
+    pub async fn take_stock(&self) -> Result<(), BusError> {
+        for depth in self.queue_depth().await? {
+            let age = self.oldest(&depth).await?;
+            metrics().hydrations.oldest_job(&depth.upstream, depth.lane, age);
+        }
+        for stream in [subject::JOBS_STREAM, subject::EVENTS_STREAM] {
+            let found = self.stream(stream).await?.get_info().await;
+            let info = found.map_err(|e| BusError::unknown("look at a stream", e))?;
+            metrics().bus.replicas_missing(stream, missing_copies(&info));
+        }
+        Ok(())
+    }
+
+    async fn oldest(&self, depth: &QueueDepth) -> Result<Duration, BusError> {
+        if depth.waiting + depth.outstanding == 0 {
+            return Ok(Duration::ZERO);
+        }
+        let filter = subject::job_filter(&depth.upstream, depth.lane);
+        let jobs = self.stream(subject::JOBS_STREAM).await?;
+        match jobs.get_first_raw_message_by_subject(filter, 1).await {
+            Ok(first) => Ok(age(first.time.unix_timestamp())),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(Duration::ZERO),
+            Err(error) => Err(BusError::unknown("look at the oldest job", error)),
+        }
+    }
+
+    async fn stream(&self, name: &str) -> Result<Stream<()>, BusError> {
+        let stream = self.jetstream().get_stream_no_info(name).await;
+        stream.map_err(|e| BusError::unknown("look up a stream", e))
     }
 
     /// Removes the consumers and the queued jobs of upstreams that are not in `existing`. Their
@@ -76,6 +114,20 @@ impl Bus {
         let purged = stream.purge().filter(subject::upstream_jobs(upstream)).await;
         purged.map(|_| ()).map_err(|e| BusError::unknown(WHAT, e))
     }
+}
+
+/// Copies that the stream is to have less those that are there and up to date.
+fn missing_copies(info: &stream::Info) -> u64 {
+    let followers = info.cluster.as_ref().map_or(&[][..], |cluster| &cluster.replicas);
+    let led = info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some());
+    let current = followers.iter().filter(|peer| peer.current && !peer.offline).count();
+    (info.config.num_replicas as u64).saturating_sub(current as u64 + u64::from(led))
+}
+
+/// How long ago a moment was; one ahead of our clock is now.
+fn age(unix_seconds: i64) -> Duration {
+    let seconds = Timestamp::now().as_second().saturating_sub(unix_seconds);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }
 
 fn depth(info: &Info) -> Option<QueueDepth> {

@@ -81,7 +81,11 @@ impl Consumed for HydrationRequested {
     fn span(&self, owner: &str) -> Span {
         tracing::info_span!(
             "hydration",
+            otel.name = "process HYDRANT_JOBS",
             otel.kind = "consumer",
+            messaging.system = "nats",
+            messaging.operation.type = "process",
+            messaging.destination.name = subject::JOBS_STREAM,
             upstream = owner,
             job.id = %self.id(),
             rule = self.rule,
@@ -107,7 +111,11 @@ impl Consumed for Event {
     fn span(&self, owner: &str) -> Span {
         tracing::info_span!(
             "delivery",
+            otel.name = "process HYDRANT_EVENTS",
             otel.kind = "consumer",
+            messaging.system = "nats",
+            messaging.operation.type = "process",
+            messaging.destination.name = subject::EVENTS_STREAM,
             webhook = owner,
             event.id = self.id,
             event.kind = %self.kind,

@@ -3,6 +3,7 @@
 use crate::{Store, error::StoreError, key, key::Key, object::Stored};
 use futures::TryStreamExt;
 use hydrant_proto::{Digest, Event, FailureClass, HydrationRequested, JobId, state::JobState};
+use hydrant_telemetry::metrics;
 use jiff::Timestamp;
 use object_store::PutMode;
 use serde::{Deserialize, Serialize};
@@ -147,7 +148,9 @@ impl Store {
     /// Keeps a letter; a later one of the same id replaces it.
     pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
         let path = self.at(Key::DeadLetter(&letter.id));
-        self.put_json(&path, letter, PutMode::Overwrite).await
+        self.put_json(&path, letter, PutMode::Overwrite).await?;
+        metrics().hydrations.dead_lettered(letter.class);
+        Ok(())
     }
 
     /// One letter; a damaged one counts as none.

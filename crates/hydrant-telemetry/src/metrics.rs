@@ -91,6 +91,10 @@ mod tests {
         m.hydrations.settled("lab", JobVerdict::Done, second);
         m.hydrations.stored("lab", 10);
         m.hydrations.queue_depth("lab", Lane::Interactive, 3);
+        m.hydrations.oldest_job("lab", Lane::Background, second);
+        m.hydrations.ended("lab", JobVerdict::Done);
+        m.bus.replicas_missing("HYDRANT_JOBS", 1);
+        m.flights.spool_limit(9);
         m.hydrations.dead_lettered(Some(FailureClass::Integrity));
         m.flights.joined();
         m.flights.spool(7);
@@ -111,6 +115,13 @@ mod tests {
             "hydrant_upstream_requests_total{kind=\"blob\",outcome=\"upstream-down\",upstream=\"lab\"} 1",
             "hydrant_hydration_queue_depth{lane=\"interactive\",upstream=\"lab\"} 3",
             "hydrant_hydration_jobs_total{upstream=\"lab\",verdict=\"done\"} 1",
+            "hydrant_hydration_queue_age_seconds{lane=\"background\",upstream=\"lab\"} 1",
+            "hydrant_rule_hydrations_total{rule=\"lab\",verdict=\"done\"} 1",
+            "hydrant_bus_replicas_missing{messaging_destination_name=\"HYDRANT_JOBS\"} 1",
+            "hydrant_flights_spool_limit_bytes 9",
+            "hydrant_build_info{version=",
+            "process_resident_memory_bytes",
+            "process_open_fds",
             "hydrant_dead_letters_total{class=\"integrity\"} 1",
             "hydrant_flights_active 1",
             "hydrant_flights_spool_bytes 7",

@@ -29,11 +29,14 @@ pub const HYDRATION_DURATION: &str = "hydrant.hydration.duration";
 pub const HYDRATION_ATTEMPTS: &str = "hydrant.hydration.attempts";
 pub const HYDRATION_BYTES: &str = "hydrant.hydration.stored";
 pub const HYDRATION_QUEUE: &str = "hydrant.hydration.queue.depth";
+pub const HYDRATION_AGE: &str = "hydrant.hydration.queue.age";
+pub const RULE_HYDRATIONS: &str = "hydrant.rule.hydrations";
 pub const DEAD_LETTERS: &str = "hydrant.dead_letters";
 
 pub const FLIGHTS: &str = "hydrant.flights";
 pub const FLIGHTS_ACTIVE: &str = "hydrant.flights.active";
 pub const FLIGHT_SPOOL: &str = "hydrant.flights.spool";
+pub const FLIGHT_SPOOL_LIMIT: &str = "hydrant.flights.spool.limit";
 pub const FLIGHT_JOINS: &str = "hydrant.flights.joins";
 
 pub const WEBHOOK_DELIVERIES: &str = "hydrant.webhook.deliveries";
@@ -44,7 +47,10 @@ pub const STORE_OPERATIONS: &str = "hydrant.store.operations";
 pub const STORE_DURATION: &str = "hydrant.store.operation.duration";
 
 pub const BUS_CONNECTED: &str = "hydrant.bus.connected";
+pub const BUS_REPLICAS_MISSING: &str = "hydrant.bus.replicas.missing";
 pub const BUS_SENT: &str = "messaging.client.sent.messages";
+
+pub const BUILD: &str = "hydrant.build.info";
 
 pub const CONFIG_REVISION: &str = "hydrant.config.revision";
 pub const CONFIG_REJECTED: &str = "hydrant.config.rejected";
@@ -59,11 +65,16 @@ pub mod label {
     pub const OPERATION: &str = "operation";
     pub const REASON: &str = "reason";
     pub const OUTCOME: &str = "outcome";
+    pub const RULE: &str = "rule";
     pub const UPSTREAM: &str = "upstream";
     pub const VERDICT: &str = "verdict";
+    pub const VERSION: &str = "version";
     pub const WEBHOOK: &str = "webhook";
 
+    pub const MESSAGING_SYSTEM: &str = "messaging.system";
+    pub const MESSAGING_OPERATION: &str = "messaging.operation.name";
     pub const DESTINATION: &str = "messaging.destination.name";
+    pub const URL_SCHEME: &str = "url.scheme";
     pub const HTTP_METHOD: &str = "http.request.method";
     pub const HTTP_ROUTE: &str = "http.route";
     pub const HTTP_STATUS: &str = "http.response.status_code";

@@ -1,7 +1,7 @@
 //! Traces: the tracer, its sampling, and the export over OTLP `http/protobuf`.
 
 use crate::{FLUSH_TIMEOUT, TelemetryError};
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
@@ -18,7 +18,11 @@ pub(crate) fn provider(
     service_name: &str,
     endpoint: Option<&str>,
 ) -> Result<SdkTracerProvider, TelemetryError> {
-    let resource = Resource::builder().with_service_name(service_name.to_owned()).build();
+    // OTEL_RESOURCE_ATTRIBUTES adds to it, such as `service.instance.id`.
+    let resource = Resource::builder()
+        .with_service_name(service_name.to_owned())
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
     let builder = SdkTracerProvider::builder().with_resource(resource);
     let Some(endpoint) = endpoint else {
         return Ok(builder

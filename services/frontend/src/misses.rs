@@ -9,7 +9,7 @@ use crate::{
 };
 use hydrant_boot::retry::Schedule;
 use hydrant_bus::Bus;
-use hydrant_proto::HydrationRequested;
+use hydrant_proto::{HydrationRequested, subject};
 use hydrant_store::{MissRecord, Store, StoreError, Wanted};
 use hydrant_telemetry::{metrics, metrics::MissOutcome, propagation};
 use jiff::Timestamp;
@@ -242,7 +242,9 @@ async fn record_once(
 
 async fn publish(bus: Bus, mut publishing: Publishing) -> Step {
     let request = &publishing.request;
-    let span = tracing::info_span!("publish job", otel.kind = "producer", job.id = %request.id(),
+    let span = tracing::info_span!("publish job", otel.name = "publish HYDRANT_JOBS",
+        otel.kind = "producer", messaging.system = "nats", messaging.operation.type = "send",
+        messaging.destination.name = subject::JOBS_STREAM, job.id = %request.id(),
         image.repository = %request.repository, upstream = %request.upstream);
     propagation::set_parent(&span, |name| publishing.header(name));
     match bus.publish_job(request).instrument(span).await {

@@ -192,6 +192,7 @@ fn span(parts: &Parts, endpoint: &'static str, request: &Result<Request, Rejecte
         "pull",
         otel.name = format!("{} {endpoint}", method(&parts.method)),
         otel.kind = "server",
+        url.scheme = "http",
         http.request.method = method(&parts.method),
         http.route = endpoint,
         http.response.status_code = tracing::field::Empty,

@@ -11,6 +11,7 @@ use hydrant_boot::{
     AdminToken, Context, Drained, Readiness, Role, Settings, admin, bind, drain, stop_on_signals,
 };
 use hydrant_flight::Flights;
+use hydrant_telemetry::metrics;
 use hydrant_upstream::{SecretSource, Upstreams};
 use std::time::Duration;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -131,6 +132,7 @@ impl Fetching {
             return Ok(None);
         }
         let (spool, budget) = (context.settings.spool_dir(), context.settings.spool.0);
+        metrics().flights.spool_limit(budget);
         let flights = Flights::new(context.store.clone(), spool.clone(), budget)
             .with_context(|| format!("use the spool directory {} (--data)", spool.display()))?;
         Ok(Some(Self { upstreams: Upstreams::new(SecretSource::default()), flights }))

@@ -7,6 +7,7 @@ use hydrant_flight::{Flight, Flights, Grant, Source};
 use hydrant_proto::{Descriptor, RepositoryName};
 use hydrant_rules::Route;
 use hydrant_store::Store;
+use hydrant_telemetry::metrics;
 use hydrant_upstream::{Client, Priority};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -111,6 +112,7 @@ impl Blobs<'_> {
     async fn follow(&self, flight: &Flight, blob: &Descriptor) -> Result<(), ImportError> {
         let stored = async {
             let size = flight.stored().await?;
+            metrics().hydrations.stored(self.client.upstream().name.as_str(), size);
             if size == blob.size { Ok(()) } else { Err(wrong_size(blob, size)) }
         };
         tokio::select! {

@@ -59,8 +59,8 @@ async fn tidy(worker: &Worker) {
         Ok(removed) => tracing::info!(removed, "unfinished writes of dead processes removed"),
         Err(error) => tracing::warn!(%error, "storage not tidied"),
     }
-    if let Err(error) = worker.bus.queue_depth().await {
-        tracing::debug!(%error, "queue depth not read");
+    if let Err(error) = worker.bus.take_stock().await {
+        tracing::debug!(%error, "the queue was not looked at");
     }
 }
 

@@ -15,6 +15,7 @@ use hydrant_proto::{
 };
 use hydrant_rules::Table;
 use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, StoreError};
+use hydrant_telemetry::metrics::{JobVerdict, metrics};
 use hydrant_upstream::Upstreams;
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
@@ -63,6 +64,7 @@ impl Worker {
     async fn done(&self, state: JobState) -> Verdict {
         tracing::info!(job.id = %state.id(), image.repository = %state.job.repository,
             image.reference = %state.job.reference, size_bytes = state.bytes_total, "image hydrated");
+        metrics().hydrations.ended(&state.job.rule, JobVerdict::Done);
         self.tell(JobState { phase: JobPhase::Done, class: None, reason: None, ..state }).await;
         Verdict::Done
     }
@@ -121,6 +123,7 @@ impl Worker {
         };
         match recorded.await {
             Ok(()) => {
+                metrics().hydrations.ended(&state.job.rule, JobVerdict::Dead);
                 self.tell(JobState { phase: JobPhase::DeadLettered, ..state }).await;
                 Verdict::Dead
             }

@@ -1,11 +1,12 @@
 //! From instruments to text: the meter provider, its histogram bounds and the Prometheus registry.
 
 use crate::names;
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream,
 };
-use prometheus::{Registry, TextEncoder};
+use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 
 /// Seconds of something a client waits for.
 const SHORT: &[f64] = &[
@@ -25,6 +26,9 @@ pub(super) struct Pipeline {
 impl Pipeline {
     pub(super) fn new() -> Self {
         let registry = Registry::new();
+        registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("the registry is new, so nothing in it can collide");
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
             .scope_info_enabled(false)
@@ -33,7 +37,10 @@ impl Pipeline {
             .expect("the registry is new, so nothing in it can collide");
         let provider =
             SdkMeterProvider::builder().with_reader(exporter).with_view(explicit_bounds).build();
-        Self { registry, provider }
+        let pipeline = Self { registry, provider };
+        let build = pipeline.meter().u64_gauge(names::BUILD).with_description("Always 1").build();
+        build.record(1, &[KeyValue::new(names::label::VERSION, env!("CARGO_PKG_VERSION"))]);
+        pipeline
     }
 
     pub(super) fn meter(&self) -> Meter {

@@ -50,6 +50,7 @@ impl HttpServer {
     /// `method` and `route` are ours, never text of the request: `GET`, `/v2/{name}/tags/list`.
     pub fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
         let labels = [
+            KeyValue::new(label::URL_SCHEME, "http"),
             KeyValue::new(label::HTTP_METHOD, method),
             KeyValue::new(label::HTTP_ROUTE, route),
             KeyValue::new(label::HTTP_STATUS, i64::from(status)),
@@ -101,6 +102,7 @@ pub struct Flights {
     started: Counter<u64>,
     active: UpDownCounter<i64>,
     spool: Gauge<u64>,
+    spool_limit: Gauge<u64>,
     joins: Counter<u64>,
 }
 
@@ -125,6 +127,11 @@ impl Flights {
                 .with_unit(BYTES)
                 .with_description("Bytes of spool files")
                 .build(),
+            spool_limit: meter
+                .u64_gauge(names::FLIGHT_SPOOL_LIMIT)
+                .with_unit(BYTES)
+                .with_description("Most bytes that spool files may take")
+                .build(),
             joins: counter(meter, names::FLIGHT_JOINS, "Readers that joined a flight under way"),
         }
     }
@@ -142,6 +149,10 @@ impl Flights {
     /// Bytes the spool files of this process take at this moment.
     pub fn spool(&self, bytes: u64) {
         self.spool.record(bytes, &[]);
+    }
+
+    pub fn spool_limit(&self, bytes: u64) {
+        self.spool_limit.record(bytes, &[]);
     }
 }
 

@@ -20,19 +20,32 @@ pub struct Hydrations {
     attempts: Counter<u64>,
     stored: Counter<u64>,
     queue: Gauge<u64>,
+    age: Gauge<f64>,
+    of_rules: Counter<u64>,
     dead_letters: Counter<u64>,
 }
 
 impl Hydrations {
+    /// Counters that alerts watch begin at 0: from nothing to 1 is no increase to Prometheus.
     pub(super) fn new(meter: &Meter) -> Self {
-        Self {
+        let hydrations = Self {
             jobs: counter(meter, names::HYDRATION_JOBS, "Deliveries of jobs by verdict"),
             duration: seconds(meter, names::HYDRATION_DURATION, "Time from delivery to verdict"),
             attempts: counter(meter, names::HYDRATION_ATTEMPTS, "Deliveries of jobs to a handler"),
             stored: bytes(meter, names::HYDRATION_BYTES, "Bytes made durable by hydration"),
             queue: gauge(meter, names::HYDRATION_QUEUE, "Jobs queued and not being worked on"),
+            age: meter
+                .f64_gauge(names::HYDRATION_AGE)
+                .with_unit("s")
+                .with_description("Age of the oldest job that is not settled; 0 without any")
+                .build(),
+            of_rules: counter(meter, names::RULE_HYDRATIONS, "Hydrations ended, by rule"),
             dead_letters: counter(meter, names::DEAD_LETTERS, "Dead letters written"),
+        };
+        for class in FailureClass::ALL.into_iter().map(Some).chain([None]) {
+            hydrations.dead_letters.add(0, &[class_label(class)]);
         }
+        hydrations
     }
 
     pub fn attempted(&self, upstream: &str) {
@@ -53,18 +66,36 @@ impl Hydrations {
     }
 
     pub fn queue_depth(&self, upstream: &str, lane: Lane, jobs: u64) {
+        self.queue.record(jobs, &lane_labels(upstream, lane));
+    }
+
+    /// How long the oldest job of a lane has been on the queue, waiting or under way.
+    pub fn oldest_job(&self, upstream: &str, lane: Lane, age: Duration) {
+        self.age.record(age.as_secs_f64(), &lane_labels(upstream, lane));
+    }
+
+    /// A hydration of this rule is over: `Done` or `Dead`. Rules are configured and at most 2,000;
+    /// past the bound of OpenTelemetry the rest is counted as one.
+    pub fn ended(&self, rule: &str, verdict: JobVerdict) {
         let labels = [
-            KeyValue::new(label::UPSTREAM, upstream.to_owned()),
-            KeyValue::new(label::LANE, lane.as_str()),
+            KeyValue::new(label::RULE, rule.to_owned()),
+            KeyValue::new(label::VERDICT, verdict.as_str()),
         ];
-        self.queue.record(jobs, &labels);
+        self.of_rules.add(1, &labels);
     }
 
     /// For whoever writes the dead letter; a malformed message has no class.
     pub fn dead_lettered(&self, class: Option<FailureClass>) {
-        let class = class.map_or("malformed", FailureClass::as_str);
-        self.dead_letters.add(1, &[KeyValue::new(label::CLASS, class)]);
+        self.dead_letters.add(1, &[class_label(class)]);
     }
+}
+
+fn class_label(class: Option<FailureClass>) -> KeyValue {
+    KeyValue::new(label::CLASS, class.map_or("malformed", FailureClass::as_str))
+}
+
+fn lane_labels(upstream: &str, lane: Lane) -> [KeyValue; 2] {
+    [KeyValue::new(label::UPSTREAM, upstream.to_owned()), KeyValue::new(label::LANE, lane.as_str())]
 }
 
 /// Deliveries to webhooks.
@@ -107,26 +138,31 @@ pub struct Store {
 
 impl Store {
     pub(super) fn new(meter: &Meter) -> Self {
-        Self {
-            operations: counter(meter, names::STORE_OPERATIONS, "Storage operations by outcome"),
-            duration: seconds(meter, names::STORE_DURATION, "Time a storage operation took"),
-        }
+        let operations = counter(meter, names::STORE_OPERATIONS, "Storage operations by outcome");
+        operations.add(0, &store_labels(StoreOperation::Get, StoreOutcome::Corrupt));
+        let duration = seconds(meter, names::STORE_DURATION, "Time a storage operation took");
+        Self { operations, duration }
     }
 
     pub fn done(&self, operation: StoreOperation, outcome: StoreOutcome, took: Duration) {
-        let labels = [
-            KeyValue::new(label::OPERATION, operation.as_str()),
-            KeyValue::new(label::OUTCOME, outcome.as_str()),
-        ];
+        let labels = store_labels(operation, outcome);
         self.operations.add(1, &labels);
         self.duration.record(took.as_secs_f64(), &labels);
     }
+}
+
+fn store_labels(operation: StoreOperation, outcome: StoreOutcome) -> [KeyValue; 2] {
+    [
+        KeyValue::new(label::OPERATION, operation.as_str()),
+        KeyValue::new(label::OUTCOME, outcome.as_str()),
+    ]
 }
 
 /// The connection to NATS and what is published on it; recorded by `hydrant-bus`.
 #[derive(Debug)]
 pub struct Bus {
     connected: Gauge<u64>,
+    missing: Gauge<u64>,
     sent: Counter<u64>,
 }
 
@@ -134,6 +170,11 @@ impl Bus {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
             connected: gauge(meter, names::BUS_CONNECTED, "1 while connected to NATS"),
+            missing: gauge(
+                meter,
+                names::BUS_REPLICAS_MISSING,
+                "Copies of a stream that are away or behind",
+            ),
             sent: counter(meter, names::BUS_SENT, "Messages published, by stream and outcome"),
         }
     }
@@ -142,8 +183,15 @@ impl Bus {
         self.connected.record(u64::from(connected), &[]);
     }
 
+    /// Copies of `stream` that it should have and that are away or behind.
+    pub fn replicas_missing(&self, stream: &'static str, copies: u64) {
+        self.missing.record(copies, &[KeyValue::new(label::DESTINATION, stream)]);
+    }
+
     pub fn published(&self, stream: &'static str, outcome: PublishOutcome) {
         let labels = [
+            KeyValue::new(label::MESSAGING_SYSTEM, "nats"),
+            KeyValue::new(label::MESSAGING_OPERATION, "publish"),
             KeyValue::new(label::DESTINATION, stream),
             KeyValue::new(label::OUTCOME, outcome.as_str()),
         ];
@@ -160,10 +208,10 @@ pub struct Config {
 
 impl Config {
     pub(super) fn new(meter: &Meter) -> Self {
-        Self {
-            revision: gauge(meter, names::CONFIG_REVISION, "Revision of the document in effect"),
-            rejected: counter(meter, names::CONFIG_REJECTED, "Documents refused as invalid"),
-        }
+        let revision = gauge(meter, names::CONFIG_REVISION, "Revision of the document in effect");
+        let rejected = counter(meter, names::CONFIG_REJECTED, "Documents refused as invalid");
+        rejected.add(0, &[]);
+        Self { revision, rejected }
     }
 
     pub fn applied(&self, revision: u64) {
