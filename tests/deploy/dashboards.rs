@@ -164,11 +164,6 @@ fn url_encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// Told only of upstreams that say so in headers of their answers.
-fn is_of_quota(query: &str) -> bool {
-    query.contains("hydrant_upstream_quota")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_returns_figures_of_a_living_hydrant() {
     let Some(mut watched) = Watched::start().await else { return };
@@ -176,8 +171,6 @@ async fn every_query_returns_figures_of_a_living_hydrant() {
     watched.upstream.inject("*/manifests/*", limits.header("ratelimit-remaining", "76;w=21600"));
     let mut open: Vec<_> = dashboards().iter().flat_map(Dashboard::queries).collect();
     assert!(open.len() > 40, "only {} queries", open.len());
-    let quota = watched.hydrant.metrics().await.contains("hydrant_upstream_quota");
-    open.retain(|(_, query)| quota || !is_of_quota(query));
     let deadline = std::time::Instant::now() + SOON;
     while !open.is_empty() {
         watched.traffic().await;
@@ -191,17 +184,17 @@ async fn every_query_returns_figures_of_a_living_hydrant() {
         open = still;
         assert!(std::time::Instant::now() < deadline, "these return nothing: {open:#?}");
     }
-    every_metric_of_the_alerts_is_there(&watched, quota).await;
+    every_metric_of_the_alerts_is_there(&watched).await;
 }
 
 /// An alert on a metric that nobody exports is never raised.
-async fn every_metric_of_the_alerts_is_there(watched: &Watched, quota: bool) {
+async fn every_metric_of_the_alerts_is_there(watched: &Watched) {
     let rules = fs::read_to_string(deploy("helm/hydrant/alerts.yaml")).unwrap();
     let expressions = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':');
     let names: BTreeSet<_> = expressions
         .flat_map(|expr| expr.split(word))
-        .filter(|name| name.starts_with("hydrant_") && (quota || !is_of_quota(name)))
+        .filter(|name| name.starts_with("hydrant_"))
         .collect();
     assert!(names.len() > 12, "{names:?}");
     for name in names {
