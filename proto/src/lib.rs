@@ -24,4 +24,6 @@ pub use fleet::{Cause, QuotaReport, UpstreamReport, Verdict};
 pub use image::{Image, InvalidName, Platform, Reference, RepositoryName, Tag};
 pub use job::{HydrationRequested, JobId, Lane, ReferenceKind};
 pub use manifest::{Descriptor, InvalidManifest, Manifest, MediaType};
-pub use state::{BlobProgress, DeliveryAttempt, DeliveryOutcome, JobPhase, JobState, SharedValue};
+pub use state::{
+    BlobProgress, DeliveryAttempt, DeliveryOutcome, FlightRecord, JobPhase, JobState, SharedValue,
+};

@@ -1,5 +1,5 @@
 //! What processes tell each other about work under way: the state of a job, one attempt of a
-//! webhook delivery, and whose a shared value is. All are kept in memory on the bus; losing them
+//! webhook delivery, whose a shared value is, and who leads a flight. All are kept in memory on the bus; losing them
 //! costs only progress bars, attempt counts, the recent log, and work done twice.
 
 use crate::{
@@ -193,5 +193,31 @@ pub struct SharedValue {
 
 impl Message for SharedValue {
     const KIND: &'static str = "shared-value";
+    const VERSION: u16 = 1;
+}
+
+/// Who leads the flight of a blob: what its followers need to read along. The value of a flight's
+/// lease, for those who can read the bus only: `key` opens the blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlightRecord {
+    /// Address (`ip:port`) at which the leader serves its flights to other processes.
+    pub peer: String,
+    /// What a follower shows there. Of this flight only.
+    pub key: String,
+    /// The upstream that the leader asks.
+    pub upstream: String,
+    /// Who may read along: repositories, each with the origin of its content, that were found
+    /// entitled to the blob. At most [`MAX_GRANTS`].
+    pub grants: Vec<String>,
+    /// Size in bytes of the blob, once it is stored and the flight is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<u64>,
+}
+
+/// Most grants told in a [`FlightRecord`]; who is not listed asks its upstream.
+pub const MAX_GRANTS: usize = 32;
+
+impl Message for FlightRecord {
+    const KIND: &'static str = "flight-record";
     const VERSION: u16 = 1;
 }

@@ -9,8 +9,8 @@
 
 use hydrant_proto::{
     BlobProgress, Cause, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
-    EventKind, FailureClass, HydrationRequested, JobPhase, JobState, Lane, Message, QuotaReport,
-    SharedValue, UpstreamReport, Verdict,
+    EventKind, FailureClass, FlightRecord, HydrationRequested, JobPhase, JobState, Lane, Message,
+    QuotaReport, SharedValue, UpstreamReport, Verdict,
     codec::{self, decode, encode},
 };
 use jiff::Timestamp;
@@ -126,6 +126,15 @@ fn every_message_is_written_as_it_always_was() {
     let (limit, kinds) = (Some(100), vec!["manifest".to_owned()]);
     let (reset, window) = (21_000_000, Some(21_600_000));
     fixture("quota-report", &QuotaReport { limit, remaining: 76, reset, window, kinds });
+    let flight = FlightRecord {
+        peer: "10.0.0.7:5002".to_owned(),
+        key: "capability".to_owned(),
+        upstream: "hub".to_owned(),
+        grants: vec!["lab/app here".to_owned()],
+        stored: None,
+    };
+    fixture("flight-record", &flight);
+    fixture("flight-record-stored", &FlightRecord { stored: Some(7), ..flight });
 }
 
 #[test]
@@ -308,6 +317,7 @@ proptest! {
         let _ = decode::<JobState>(&bytes);
         let _ = decode::<DeliveryAttempt>(&bytes);
         let _ = decode::<SharedValue>(&bytes);
+        let _ = decode::<FlightRecord>(&bytes);
     }
 
     #[test]

@@ -79,6 +79,17 @@ pub struct Settings {
           default_value = "127.0.0.1:9464", value_parser = address)]
     pub admin: SocketAddr,
 
+    /// Address at which the other processes of the cluster read blobs on their way from this one
+    /// (`frontend` and `importer`, and `up` with --nats-url)
+    ///
+    /// For them only: not a port for clients. It has to be reachable from every frontend and
+    /// importer; where it is not, each of them reads a blob from the upstream for itself. With the
+    /// address 0.0.0.0 or [::] the others are told the one this machine has towards NATS. Default:
+    /// a free port at that address.
+    #[arg(long, value_name = "ADDR", env = "HYDRANT_PEER", hide_env_values = true,
+          value_parser = address)]
+    pub peer: Option<SocketAddr>,
+
     /// Directory for what this process keeps: spool, last known configuration, and with `up` the
     /// embedded nats-server and the store
     ///

@@ -1,7 +1,7 @@
 //! A key that is held: kept alive in the background, until it is released or lost.
 
 use crate::{
-    BusError, Claimed, Entry, SharedState,
+    BusError, Claimed, Entry, Revision, SharedState,
     claim::{Attempt, Claim},
     shared::{check_size, name},
 };
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hydrant_proto::subject::StateKey;
 use std::time::Duration;
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -19,9 +19,13 @@ use tokio::{
 #[derive(Debug)]
 pub struct Held {
     value: watch::Sender<Bytes>,
+    legacy: oneshot::Sender<Legacy>,
     standing: watch::Receiver<Standing>,
     keeper: JoinHandle<()>,
 }
+
+/// A last value, and how long it stays.
+type Legacy = (Bytes, Duration);
 
 /// Why a lease is no longer held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,16 +64,34 @@ impl SharedState {
             }
         }
     }
+
+    /// Claims `key` in place of the value that was read as `former`, and keeps it like
+    /// [`SharedState::hold`]; [`BusError::Conflict`] when another value is there by now. For who
+    /// knows that nobody counts on that value any more.
+    pub async fn hold_over(
+        &self,
+        key: &StateKey,
+        value: Bytes,
+        former: Revision,
+        ttl: Duration,
+    ) -> Result<Held, BusError> {
+        let (key, sealed) = (name(key)?, self.seal(&value)?);
+        let attempt = Attempt::new(sealed.nonce, former.0, Instant::now());
+        let revision = self.put(&key, &sealed, former.0, ttl).await?;
+        let claim = Claim::won(&attempt, revision, ttl);
+        Ok(Held::start(self.clone(), key, value, ttl, claim))
+    }
 }
 
 impl Held {
     fn start(state: SharedState, key: String, value: Bytes, ttl: Duration, claim: Claim) -> Self {
         let (value, values) = watch::channel(value);
+        let (legacy, will) = oneshot::channel();
         let standing = Standing { valid_until: claim.valid_until(), lost: None };
         let (told, standing) = watch::channel(standing);
         let due = Instant::now() + ttl / 3;
-        let keeper = Keeper { state, key, ttl, values, claim, told, due };
-        Self { value, standing, keeper: tokio::spawn(keeper.keep()) }
+        let keeper = Keeper { state, key, ttl, values, will, claim, told, due };
+        Self { value, legacy, standing, keeper: tokio::spawn(keeper.keep()) }
     }
 
     /// Whether nobody else can have the key now. Needs no bus and no running background task, so
@@ -111,6 +133,18 @@ impl Held {
         // It panics only with the runtime going down, when there is nothing left to give back.
         let _ = self.keeper.await;
     }
+
+    /// Gives the key up and leaves a last value there for `ttl`, which nobody holds. If it cannot
+    /// be written, the former value expires. Refused when it is too long. Takes as long as
+    /// [`Held::release`].
+    pub async fn bequeath(self, value: Bytes, ttl: Duration) -> Result<(), BusError> {
+        check_size(&value)?;
+        // The keeper has ended only when the lease is lost, and there is nothing to leave.
+        let _ = self.legacy.send((value, ttl));
+        drop(self.value);
+        let _ = self.keeper.await;
+        Ok(())
+    }
 }
 
 /// Keeps one lease alive.
@@ -119,6 +153,7 @@ struct Keeper {
     key: String,
     ttl: Duration,
     values: watch::Receiver<Bytes>,
+    will: oneshot::Receiver<Legacy>,
     claim: Claim,
     told: watch::Sender<Standing>,
     /// When to write again, if the value does not change before.
@@ -132,8 +167,19 @@ impl Keeper {
         self.tell(lost);
         if may_be_ours {
             // If it fails, the value expires.
-            let removal = self.state.remove_at(&self.key, self.claim.revision());
-            let _ = timeout(self.ttl / 3, removal).await;
+            let _ = timeout(self.ttl / 3, self.part()).await;
+        }
+    }
+
+    /// Leaves the last value, or nothing.
+    async fn part(&mut self) -> Result<(), BusError> {
+        let revision = self.claim.revision();
+        match self.will.try_recv() {
+            Ok((value, ttl)) => {
+                let sealed = self.state.seal(&value)?;
+                self.state.put(&self.key, &sealed, revision, ttl).await.map(drop)
+            }
+            Err(_) => self.state.remove_at(&self.key, revision).await,
         }
     }
 

@@ -20,6 +20,13 @@ pub enum FlightError {
     /// The bytes arrived and were verified, but storage did not take them.
     #[error("write to storage: {0}")]
     Store(#[source] Arc<StoreError>),
+    /// Another process leads the flight, for repositories among which ours is not: whether it may
+    /// have the blob is to be found out first.
+    #[error("the blob is in flight for another repository")]
+    Foreign,
+    /// The process that leads the flight failed, at the upstream that we would ask as well.
+    #[error("{reason}")]
+    Elsewhere { class: FailureClass, retry_after: Option<Duration>, reason: String },
     /// The process is stopping.
     #[error("the process is stopping")]
     Stopping,
@@ -31,6 +38,8 @@ impl FlightError {
             Self::Upstream(error) => error.class(),
             Self::Integrity(_) => FailureClass::Integrity,
             Self::NoSpool(_) | Self::Store(_) | Self::Stopping => FailureClass::Storage,
+            Self::Foreign => FailureClass::Denied,
+            Self::Elsewhere { class, .. } => *class,
         }
     }
 
@@ -38,7 +47,12 @@ impl FlightError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream(error) => error.retry_after(),
-            _ => None,
+            Self::Elsewhere { retry_after, .. } => *retry_after,
+            Self::Integrity(_)
+            | Self::NoSpool(_)
+            | Self::Store(_)
+            | Self::Foreign
+            | Self::Stopping => None,
         }
     }
 }

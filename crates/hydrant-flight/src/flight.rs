@@ -3,13 +3,14 @@
 use crate::{error::FlightError, spool::SpoolReader};
 use bytes::Bytes;
 use futures::{Stream, stream};
-use hydrant_proto::{Digest, RepositoryName};
+use hydrant_proto::{Digest, RepositoryName, state::MAX_GRANTS};
 use std::{
     collections::BTreeSet,
+    fmt,
     ops::Range,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Bytes a reader takes from the spool at a time.
 const BLOCK: u64 = 256 * 1024;
@@ -23,6 +24,13 @@ pub struct Grant {
     pub origin: Arc<str>,
 }
 
+/// As it is told to other processes.
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.repository, self.origin)
+    }
+}
+
 /// A blob being fetched, shared by everybody who needs it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Flight(pub(crate) Arc<Shared>);
@@ -30,11 +38,21 @@ pub struct Flight(pub(crate) Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub digest: Digest,
+    /// Opens the flight to other processes.
+    key: String,
     pub progress: watch::Sender<Progress>,
     pub spool: OnceLock<SpoolReader>,
-    /// Repositories that may read this flight and are linked to the blob when it is stored;
-    /// `None` once that has been done.
-    grants: Mutex<Option<BTreeSet<Grant>>>,
+    grants: Mutex<Grants>,
+    /// Told of each new grant.
+    more: Notify,
+}
+
+/// Repositories that may read a flight, and are linked to the blob when it is stored.
+#[derive(Debug, Default)]
+struct Grants {
+    all: BTreeSet<Grant>,
+    /// All of them are linked, and no more can be granted.
+    closed: bool,
 }
 
 /// How far a flight is.
@@ -55,7 +73,7 @@ pub enum Stage {
     Opening,
     /// Bytes are arriving.
     Flying,
-    /// Storage is catching up.
+    /// Storage is catching up, here or at the process that leads.
     Storing,
     /// Durable in storage, and linked to every repository that was granted it.
     Stored,
@@ -77,9 +95,11 @@ impl Flight {
         let progress = Progress { size, spooled: 0, whole: false, stage: Stage::Opening };
         Self(Arc::new(Shared {
             digest,
+            key: format!("{:032x}", rand::random::<u128>()),
             progress: watch::Sender::new(progress),
             spool: OnceLock::new(),
-            grants: Mutex::new(Some(BTreeSet::new())),
+            grants: Mutex::default(),
+            more: Notify::new(),
         }))
     }
 
@@ -94,33 +114,47 @@ impl Flight {
     /// Whether this flight has been granted, so that reading along needs no question to the
     /// repository's upstream.
     pub fn grants(&self, grant: &Grant) -> bool {
-        self.grant_set().as_ref().is_some_and(|set| set.contains(grant))
+        let grants = self.granting();
+        !grants.closed && grants.all.contains(grant)
     }
 
     /// Lets the repository read along and links it when the blob is stored. False when that is past:
     /// the blob is stored, and the caller links it.
     pub(crate) fn grant(&self, grant: &Grant) -> bool {
-        match self.grant_set().as_mut() {
-            Some(set) => {
-                set.insert(grant.clone());
-                true
-            }
-            None => false,
+        let mut grants = self.granting();
+        if !grants.closed && grants.all.insert(grant.clone()) {
+            self.0.more.notify_one();
         }
+        !grants.closed
     }
 
-    /// The next repository to link; `None` closes the set, so that later ones link themselves.
+    pub(crate) fn key(&self) -> &str {
+        &self.0.key
+    }
+
+    /// The grants to tell other processes of.
+    pub(crate) fn granted(&self) -> Vec<String> {
+        self.granting().all.iter().take(MAX_GRANTS).map(ToString::to_string).collect()
+    }
+
+    /// Ends when there are more grants to tell of.
+    pub(crate) async fn granted_more(&self) {
+        self.0.more.notified().await;
+    }
+
+    /// The next repository to link; after the last no more can be granted, and later ones link
+    /// themselves.
     pub(crate) fn next_grant(&self, done: &mut BTreeSet<Grant>) -> Option<Grant> {
-        let mut set = self.grant_set();
-        let next = set.as_ref()?.difference(done).next().cloned();
+        let mut grants = self.granting();
+        let next = grants.all.difference(done).next().cloned();
         match &next {
             Some(grant) => drop(done.insert(grant.clone())),
-            None => *set = None,
+            None => grants.closed = true,
         }
         next
     }
 
-    fn grant_set(&self) -> std::sync::MutexGuard<'_, Option<BTreeSet<Grant>>> {
+    fn granting(&self) -> MutexGuard<'_, Grants> {
         self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

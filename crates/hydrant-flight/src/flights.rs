@@ -1,11 +1,14 @@
-//! Who is flying in this process: at most one flight per digest.
+//! Who is flying in this process: at most one flight per digest, of which the process is leader or
+//! follower.
 
 use crate::{
     error::FlightError,
-    fetch::fetch,
     flight::{Flight, Grant, Stage},
     keep::Keeper,
+    load::Load,
+    peers::Peers,
     spool::Spool,
+    turn::{Cluster, Leader, Turn, Turns},
 };
 use hydrant_proto::{Digest, RepositoryName};
 use hydrant_store::Store;
@@ -16,13 +19,9 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
-
-/// Tries to write a verified blob to storage before it is left to the next flight.
-const STORE_TRIES: u32 = 3;
 
 /// Where a blob can be had.
 #[derive(Clone, Debug)]
@@ -54,7 +53,7 @@ impl Source {
 
 /// Where a flight looks for its blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+pub(crate) enum Look {
     StorageFirst,
     /// Nobody has said yet that who began it may read the blob.
     Upstream,
@@ -62,23 +61,33 @@ enum Look {
 
 /// The flights of one process. Cheap to clone; every role of the process shares it.
 #[derive(Clone, Debug)]
-pub struct Flights(Arc<Inner>);
+pub struct Flights(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    keeper: Keeper,
+pub(crate) struct Inner {
+    pub keeper: Keeper,
     spool: Arc<Spool>,
+    pub turns: Turns,
+    pub peers: Peers,
     flying: Mutex<HashMap<Digest, Flight>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Flights {
-    /// Spools in `spool_dir`, of which it uses `budget` bytes at most.
-    pub fn new(store: Store, spool_dir: PathBuf, budget: u64) -> io::Result<Self> {
+    /// Spools in `spool_dir`, of which it uses `budget` bytes at most. One read per blob and
+    /// process; with a cluster, one in all of it.
+    pub fn new(
+        store: Store,
+        spool_dir: PathBuf,
+        budget: u64,
+        cluster: Option<Cluster>,
+    ) -> io::Result<Self> {
         Ok(Self(Arc::new(Inner {
             keeper: Keeper::new(store),
             spool: Spool::new(spool_dir, budget)?,
+            turns: Turns::new(cluster),
+            peers: Peers::new().map_err(io::Error::other)?,
             flying: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -167,7 +176,7 @@ impl Flights {
         self.0.tasks.spawn(task.instrument(span));
     }
 
-    /// The steps of one flight.
+    /// The steps of one flight: its part in it changes as leaders come and go, what is here stays.
     async fn fly(&self, flight: &Flight, source: &Source, look: Look) -> Result<(), FlightError> {
         if look == Look::StorageFirst
             && let Some(size) = self.stored(source).await
@@ -175,64 +184,59 @@ impl Flights {
             flight.0.progress.send_modify(|progress| progress.size = Some(size));
             return self.0.keeper.link(flight).await;
         }
-        let body = source.open(0).await?;
-        agree(source.size, body.size)?;
-        let size = source.bound(body.size).await?;
-        let file = self.0.spool.open(size)?;
-        flight.0.spool.set(file.reader()).expect("a flight opens its spool once");
-        flight.0.progress.send_modify(|progress| {
-            progress.size = Some(size);
-            progress.stage = Stage::Flying;
-        });
-        let body = BlobBody { size: Some(size), ..body };
-        let (fetched, kept) =
-            tokio::join!(self.fetch(flight, source, body, file), self.0.keeper.keep(flight));
-        fetched?;
-        self.kept(flight, kept).await
+        let mut load = Load::new(flight, &self.0.spool);
+        let mut turn = self.0.turns.take(flight, upstream(source)).await;
+        loop {
+            let next = match turn {
+                // Boxed: each part's state would otherwise sit beside the others'.
+                Turn::Lead(tenure) => {
+                    Box::pin(self.lead(flight, &mut load, source, tenure)).await?
+                }
+                Turn::Follow(leader) => {
+                    self.may_join(flight, &load, look, &leader)?;
+                    Box::pin(self.follow(flight, &mut load, source, leader)).await?
+                }
+                Turn::Look(leader) => {
+                    self.may_join(flight, &load, look, &leader)?;
+                    Box::pin(self.look(flight, &mut load, source, &leader)).await?
+                }
+            };
+            match next {
+                Some(next) => turn = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Whether what another process brings may be read here. Bytes that are here already came by
+    /// right.
+    fn may_join(
+        &self,
+        flight: &Flight,
+        load: &Load,
+        look: Look,
+        leader: &Leader,
+    ) -> Result<(), FlightError> {
+        let mut granted = flight.granted().into_iter();
+        match look == Look::StorageFirst
+            || load.is_open()
+            || granted.any(|grant| leader.record.grants.contains(&grant))
+        {
+            true => Ok(()),
+            false => Err(FlightError::Foreign),
+        }
     }
 
     /// The size of the blob if storage has it whole. Storage that cannot tell does not keep a
     /// client waiting: the blob is fetched, and written again.
-    async fn stored(&self, source: &Source) -> Option<u64> {
+    pub(crate) async fn stored(&self, source: &Source) -> Option<u64> {
         let size = self.0.keeper.store().blob_size(&source.digest).await.ok().flatten();
         size.filter(|size| source.size.is_none_or(|described| described == *size))
     }
 
-    async fn fetch(
-        &self,
-        flight: &Flight,
-        source: &Source,
-        body: BlobBody,
-        file: crate::spool::SpoolFile,
-    ) -> Result<(), FlightError> {
-        let fetched = fetch(flight, source, body, file).await;
-        if let Err(error) = &fetched {
-            // The upload follows the flight, and ends by hearing of the failure.
-            self.fail(flight, error.clone());
-        }
-        tracing::Span::current().record("size_bytes", fetched?);
-        Ok(())
-    }
-
-    /// Tries again to store a blob that was fetched: the bytes are still in the spool.
-    async fn kept(
-        &self,
-        flight: &Flight,
-        mut kept: Result<(), FlightError>,
-    ) -> Result<(), FlightError> {
-        for attempt in 1..STORE_TRIES {
-            let Err(error) = &kept else { break };
-            tracing::warn!(digest = %flight.digest(), %error, attempt, "blob not stored, trying again");
-            tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
-            // Another process may have stored it, and ended our write as superfluous.
-            kept = match self.0.keeper.store().blob_size(flight.digest()).await {
-                Ok(Some(size)) if Some(size) == flight.progress().size => {
-                    self.0.keeper.link(flight).await
-                }
-                _ => self.0.keeper.keep(flight).await,
-            };
-        }
-        kept
+    /// Whether storage has all `size` bytes of the blob.
+    pub(crate) async fn is_stored(&self, source: &Source, size: u64) -> bool {
+        self.0.keeper.store().has_blob(&source.digest, size).await.unwrap_or(false)
     }
 
     fn land(&self, flight: &Flight, outcome: Result<(), FlightError>) {
@@ -249,7 +253,7 @@ impl Flights {
     }
 
     /// Leaves the map before followers hear of it, so that whoever retries begins a new flight.
-    fn fail(&self, flight: &Flight, error: FlightError) {
+    pub(crate) fn fail(&self, flight: &Flight, error: FlightError) {
         self.leave(flight);
         flight.0.progress.send_modify(|progress| {
             if !matches!(progress.stage, Stage::Failed(_)) {
@@ -266,12 +270,6 @@ impl Flights {
     }
 }
 
-/// The manifest's word and the upstream's word on the size, where both gave one.
-fn agree(described: Option<u64>, stated: Option<u64>) -> Result<(), FlightError> {
-    match (described, stated) {
-        (Some(described), Some(stated)) if described != stated => Err(FlightError::Integrity(
-            format!("{stated} bytes, where the manifest says {described}"),
-        )),
-        _ => Ok(()),
-    }
+fn upstream(source: &Source) -> &str {
+    source.client.upstream().name.as_str()
 }

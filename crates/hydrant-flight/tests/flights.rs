@@ -31,7 +31,7 @@ impl Lab {
         upstream.insert(&image, "app", "1");
         let layer = image.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone();
         let (store, spool) = (Store::in_memory(), tempfile::tempdir().unwrap());
-        let flights = Flights::new(store.clone(), spool.path().into(), 64 * MIB).unwrap();
+        let flights = Flights::new(store.clone(), spool.path().into(), 64 * MIB, None).unwrap();
         let client = client(&upstream);
         Self { upstream, store, flights, client, layer, _spool: spool }
     }

@@ -10,8 +10,8 @@ mod serving;
 mod working;
 
 pub use labels::{
-    BreakerState, DeliveryOutcome, JobVerdict, MissOutcome, PublishOutcome, PullKind, PullOutcome,
-    RequestKind, SpareReason, StoreOperation, StoreOutcome,
+    BreakerState, DeliveryOutcome, FlightPart, JobVerdict, MissOutcome, PublishOutcome, PullKind,
+    PullOutcome, RequestKind, SpareReason, StoreOperation, StoreOutcome,
 };
 pub use misses::Misses;
 pub use serving::{ActiveFlight, ActiveRequest, Flights, HttpServer, Pulls, Upstreams};
@@ -98,6 +98,7 @@ mod tests {
         m.hydrations.dead_lettered(Some(FailureClass::Integrity));
         m.flights.joined();
         m.flights.spool(7);
+        m.flights.part(FlightPart::Lead);
         let active = m.flights.started();
         m.webhooks.attempted("ci", DeliveryOutcome::Delivered, second);
         m.webhooks.delivered_after("ci", second);

@@ -38,6 +38,7 @@ pub const FLIGHTS_ACTIVE: &str = "hydrant.flights.active";
 pub const FLIGHT_SPOOL: &str = "hydrant.flights.spool";
 pub const FLIGHT_SPOOL_LIMIT: &str = "hydrant.flights.spool.limit";
 pub const FLIGHT_JOINS: &str = "hydrant.flights.joins";
+pub const FLIGHT_PARTS: &str = "hydrant.flights.parts";
 
 pub const WEBHOOK_DELIVERIES: &str = "hydrant.webhook.deliveries";
 pub const WEBHOOK_DURATION: &str = "hydrant.webhook.delivery.duration";
@@ -66,6 +67,7 @@ pub mod label {
     pub const REASON: &str = "reason";
     pub const OUTCOME: &str = "outcome";
     pub const RULE: &str = "rule";
+    pub const PART: &str = "part";
     pub const UPSTREAM: &str = "upstream";
     pub const VERDICT: &str = "verdict";
     pub const VERSION: &str = "version";

@@ -33,8 +33,8 @@ use tracing::Instrument;
 
 /// How long a presigned location is good for: a slow client may begin it late, not share it.
 const PRESIGNED_FOR: Duration = Duration::from_secs(15 * 60);
-/// Flights tried for one request: one that was joined may have had another upstream.
-const FLIGHTS: u32 = 2;
+/// Flights tried for one request: one that was joined may have had another upstream, or be foreign.
+const FLIGHTS: u32 = 3;
 
 /// What blobs are served from.
 pub struct Blobs {
@@ -63,6 +63,15 @@ enum Whereabouts {
     Upstream {
         size: u64,
     },
+}
+
+/// How a repository is found entitled to a blob that is not linked in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// Its upstream delivers the blob, or has delivered it to another process for it.
+    ByGet,
+    /// Another process flies it for somebody else: the upstream is asked first.
+    ByHead,
 }
 
 /// What storage has of a blob.
@@ -251,14 +260,18 @@ impl Blobs {
     async fn fly(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
         let _permit = self.asking.permit()?;
         let mut failed = Failure::Abandoned;
+        let mut proof = Proof::ByGet;
         for _ in 0..FLIGHTS {
-            let Some((flight, outcome)) = self.boarded(place, digest).await? else {
+            let Some((flight, outcome)) = self.boarded(place, digest, proof).await? else {
                 return self.passing(place, digest).await;
             };
             match self.opened(flight, outcome).await {
                 Err(Failure::Flight(FlightError::NoSpool(reason))) => {
                     tracing::warn!(%digest, reason, "blob passed through");
                     return self.passing(place, digest).await;
+                }
+                Err(failure @ Failure::Flight(FlightError::Foreign)) => {
+                    (failed, proof) = (failure, Proof::ByHead);
                 }
                 Err(failure) if outcome == PullOutcome::Joined => failed = failure,
                 other => return other,
@@ -274,13 +287,16 @@ impl Blobs {
         &self,
         place: &Place,
         digest: &Digest,
+        proof: Proof,
     ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
         let (source, grant) = (self.source(place, digest), place.grant());
         if let Err(failure) = self.origins.claim(place).await {
             // The miss of the manifest claims it again and again until storage is back.
             tracing::debug!(error = %failure, image.repository = %grant.repository, "not claimed");
         }
-        if let Some(flight) = self.flights.begin(source.clone(), &grant)? {
+        if proof == Proof::ByGet
+            && let Some(flight) = self.flights.begin(source.clone(), &grant)?
+        {
             return Ok(Some((flight, PullOutcome::Miss)));
         }
         if let Some(flight) = self.granted(place, digest) {

@@ -6,6 +6,7 @@ mod client;
 mod client_config;
 mod embedded;
 mod memory;
+mod peering;
 mod process;
 mod standing;
 

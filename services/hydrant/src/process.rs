@@ -4,6 +4,7 @@ use crate::{
     banner,
     cli::{RoleFlags, UpFlags},
     embedded::NatsServer,
+    peering::PeerPort,
     standing::standings,
 };
 use anyhow::Context as _;
@@ -49,7 +50,7 @@ async fn run(
 ) -> anyhow::Result<()> {
     let token = AdminToken::from_env().map_err(anyhow::Error::msg)?;
     let telemetry = hydrant_telemetry::init(&settings.telemetry(role))?;
-    let listeners = Listeners::bind(role, &settings).await?;
+    let mut listeners = Listeners::bind(role, &settings).await?;
     let readiness = Readiness::default();
     let stop =
         stop_on_signals(readiness.clone(), settings.drain_delay.0).context("listen for signals")?;
@@ -65,7 +66,7 @@ async fn run(
     let deadline = settings.drain_deadline.0;
     let parts = async {
         let context = Context::start(settings, role, &nats_url, readiness, &stop).await?;
-        let fetching = Fetching::new(role, &context)?;
+        let fetching = Fetching::new(role, &context, listeners.peer.as_ref())?;
         anyhow::Ok((context, fetching))
     };
     let (context, fetching) = match parts.await {
@@ -81,6 +82,8 @@ async fn run(
     let standings = standings(upstreams, context.bus.clone());
     let config = hydrant_control::Config { context: context.clone(), token, standings };
     let admin = tokio::spawn(serve_admin(role, config, listeners.admin, &stop, closing.clone()));
+    let peers = listeners.peer.take().zip(fetching.as_ref());
+    let peers = peers.map(|(port, fetching)| port.serve(&fetching.flights, closing.clone()));
     let roles = start(role, &context, fetching.as_ref(), listeners.pulls, &stop);
     facts.tell(&context);
 
@@ -88,6 +91,9 @@ async fn run(
     let all_closed = async {
         close(context, fetching, nats).await;
         closing.cancel();
+        if let Some(peers) = peers {
+            peers.await.context("serve the peer port")?;
+        }
         admin.await.context("serve the admin port")?
     };
     let closed = tokio::time::timeout(CLOSE_LIMIT, all_closed).await.unwrap_or_else(|_| {
@@ -107,6 +113,7 @@ async fn run(
 pub struct Listeners {
     pub pulls: Option<TcpListener>,
     pub admin: TcpListener,
+    pub peer: Option<PeerPort>,
 }
 
 impl Listeners {
@@ -115,7 +122,8 @@ impl Listeners {
             Role::Up | Role::Frontend => Some(bind("--listen", settings.listen).await?),
             Role::Importer | Role::Notifier | Role::Control => None,
         };
-        Ok(Self { pulls, admin: bind("--admin", settings.admin).await? })
+        let admin = bind("--admin", settings.admin).await?;
+        Ok(Self { pulls, admin, peer: PeerPort::bind(role, settings).await? })
     }
 }
 
@@ -127,13 +135,19 @@ struct Fetching {
 }
 
 impl Fetching {
-    fn new(role: Role, context: &Context) -> anyhow::Result<Option<Self>> {
+    fn new(
+        role: Role,
+        context: &Context,
+        peers: Option<&PeerPort>,
+    ) -> anyhow::Result<Option<Self>> {
         if !matches!(role, Role::Up | Role::Frontend | Role::Importer) {
             return Ok(None);
         }
         let (spool, budget) = (context.settings.spool_dir(), context.settings.spool.0);
         metrics().flights.spool_limit(budget);
         let flights = Flights::new(context.store.clone(), spool.clone(), budget)
+        let cluster = peers.map(|port| port.cluster(context));
+        let flights = Flights::new(context.store.clone(), spool.clone(), budget, cluster)
             .with_context(|| format!("use the spool directory {} (--data)", spool.display()))?;
         Ok(Some(Self { upstreams: Upstreams::new(SecretSource::default()), flights }))
     }

@@ -3,20 +3,34 @@
 
 use crate::{error::ImportError, progress::Progress};
 use futures::{StreamExt, TryStreamExt, stream};
-use hydrant_flight::{Flight, Flights, Grant, Source};
+use hydrant_flight::{Flight, FlightError, Flights, Grant, Source};
 use hydrant_proto::{Descriptor, RepositoryName};
 use hydrant_rules::Route;
 use hydrant_store::Store;
 use hydrant_telemetry::metrics;
 use hydrant_upstream::{Client, Priority};
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Blobs of one job under way at once.
 const WIDTH: usize = 4;
 /// A flight that brings fewer than [`STALLED_BYTES`] in this time does not keep a worker waiting.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 const STALLED_BYTES: u64 = 64 * 1024;
+
+/// Pause before a blob that another process flies for somebody else is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What became of a blob's flight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flown {
+    /// None was foreign: the next is ours, or we may join it.
+    Ours,
+    /// Another process flies it for somebody else.
+    Foreign,
+    /// It brought the blob into storage.
+    Here,
+}
 
 pub(crate) struct Blobs<'a> {
     pub store: &'a Store,
@@ -39,22 +53,35 @@ impl Blobs<'_> {
 
     async fn settle_one(&self, blob: Descriptor) -> Result<(), ImportError> {
         let blob = &blob;
+        let mut flown = Flown::Ours;
         while !self.is_here(blob).await? {
-            let flight = match self.is_entitled(blob).await? {
-                true => Some(self.flights.join_or_start(self.source(blob), &self.grant()).await?),
-                // That the upstream delivers it here is the proof.
-                false => self.flights.begin(self.source(blob), &self.grant())?,
+            flown = match self.fly(blob, flown).await? {
+                Flown::Here => break,
+                other => other,
             };
-            match flight {
-                Some(flight) => {
-                    self.follow(&flight, blob).await?;
-                    break;
-                }
-                None => self.wait_for_others(blob).await,
-            }
         }
         self.progress.blob_done(blob);
         Ok(())
+    }
+
+    async fn fly(&self, blob: &Descriptor, flown: Flown) -> Result<Flown, ImportError> {
+        let flight = match self.is_entitled(blob, flown).await? {
+            true => Some(self.flights.join_or_start(self.source(blob), &self.grant()).await?),
+            // That the upstream delivers it here is the proof.
+            false if flown == Flown::Ours => {
+                self.flights.begin(self.source(blob), &self.grant())?
+            }
+            false => None,
+        };
+        let Some(flight) = flight else {
+            self.wait_for_others(blob).await;
+            return Ok(Flown::Ours);
+        };
+        match self.follow(&flight, blob).await {
+            Ok(()) => Ok(Flown::Here),
+            Err(ImportError::Flight(FlightError::Foreign)) => Ok(Flown::Foreign),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stored whole, and readable in the repository.
@@ -66,12 +93,13 @@ impl Blobs<'_> {
     /// Whether this repository is known to have the blob, so that what others brought may be
     /// shared. That it is stored, or in the air for somebody else, does not say so: the upstream is
     /// asked, by HEAD. Where that cannot tell, or there is nothing to share, a GET decides.
-    async fn is_entitled(&self, blob: &Descriptor) -> Result<bool, ImportError> {
+    async fn is_entitled(&self, blob: &Descriptor, flown: Flown) -> Result<bool, ImportError> {
         let flight = self.flights.get(&blob.digest);
         if flight.as_ref().is_some_and(|flight| flight.grants(&self.grant())) {
             return Ok(true);
         }
-        if flight.is_none() && !self.store.has_blob(&blob.digest, blob.size).await? {
+        let here = flight.is_some() || self.store.has_blob(&blob.digest, blob.size).await?;
+        if !here && flown == Flown::Ours {
             return Ok(false);
         }
         let upstream = &self.route.upstream_repository;
@@ -83,10 +111,12 @@ impl Blobs<'_> {
         }
     }
 
+    /// Waits for a flight that may not be joined; how it ends is theirs to hear. One of another
+    /// process is looked at again a little later.
     async fn wait_for_others(&self, blob: &Descriptor) {
-        if let Some(flight) = self.flights.get(&blob.digest) {
-            // How it ends is theirs to hear.
-            flight.stored().await.ok();
+        match self.flights.get(&blob.digest) {
+            Some(flight) => drop(flight.stored().await),
+            None => sleep(LOOK_AGAIN).await,
         }
     }
 

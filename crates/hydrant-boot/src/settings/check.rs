@@ -61,6 +61,11 @@ impl Found {
             let message = format!("is {}, as --listen is", settings.admin);
             self.wrong("--admin", message, "give them different ports");
         }
+        let others = [Some(settings.admin), listens.then_some(settings.listen)];
+        let peer = settings.peer.filter(|peer| peer.port() != 0);
+        if peer.is_some() && others.contains(&peer) {
+            self.wrong("--peer", "is the address of another port", "give it a port of its own");
+        }
     }
 
     fn work(&mut self, settings: &Settings) {

@@ -1,7 +1,7 @@
 //! Leases: kept while the holder lives, lost when it cannot know, given back at once.
 
 use crate::support::{LIMIT, config, connect, ready};
-use hydrant_bus::{Bus, Claimed, Entry, Held, Lost, SharedState};
+use hydrant_bus::{Bus, BusError, Claimed, Entry, Held, Lost, SharedState};
 use hydrant_proto::subject::StateKey;
 use hydrant_testkit::{NatsServer, until};
 use std::{
@@ -198,4 +198,24 @@ async fn a_write_whose_answer_was_late_is_recognised_as_ones_own() {
     .await;
     assert!(landed.revision.0 > first.0);
     assert_eq!(entry(&other).await.unwrap().value, "said into the void");
+}
+
+#[tokio::test]
+async fn a_last_value_stays_for_its_time_and_can_be_claimed_over_only_as_it_was_read() {
+    let server = NatsServer::start().await;
+    let (bus, other) = (connect(&server).await, connect(&server).await.shared_state());
+    let held = hold(&bus.shared_state(), "one", LONG).await;
+    held.bequeath("left".into(), LONG).await.unwrap();
+    let left = entry(&other).await.unwrap();
+    assert_eq!(left.value, "left");
+    assert!(matches!(
+        other.hold(&key(), "two".into(), LONG).await.unwrap(),
+        Claimed::Taken(taken) if taken == left
+    ));
+
+    let next = other.hold_over(&key(), "two".into(), left.revision, LONG).await.unwrap();
+    assert!(next.is_held());
+    let late = bus.shared_state().hold_over(&key(), "three".into(), left.revision, LONG).await;
+    assert!(matches!(late, Err(BusError::Conflict { .. })));
+    assert_eq!(entry(&other).await.unwrap().value, "two");
 }

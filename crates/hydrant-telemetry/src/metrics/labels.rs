@@ -51,6 +51,22 @@ label! {
 }
 
 label! {
+    /// The part a process takes in a flight.
+    FlightPart {
+        /// Fetches from the upstream and stores, for the whole cluster.
+        Lead = "lead",
+        /// Reads from the process that leads.
+        Follow = "follow",
+        /// Goes on where a leader that is gone stopped.
+        TakeOver = "take-over",
+        /// Fetches for itself: the bus or the leader cannot be reached.
+        Alone = "alone",
+        /// Straight from the upstream to one client, for want of spool space.
+        Pass = "pass",
+    }
+}
+
+label! {
     /// What an upstream was asked for.
     RequestKind {
         ManifestHead = "manifest-head",

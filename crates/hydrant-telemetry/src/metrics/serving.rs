@@ -2,7 +2,7 @@
 
 use super::{
     instruments::{BYTES, bytes, counter, gauge, level, seconds},
-    labels::{BreakerState, PullKind, PullOutcome, RequestKind, SpareReason},
+    labels::{BreakerState, FlightPart, PullKind, PullOutcome, RequestKind, SpareReason},
 };
 use crate::names::{self, label};
 use hydrant_proto::FailureClass;
@@ -104,6 +104,7 @@ pub struct Flights {
     spool: Gauge<u64>,
     spool_limit: Gauge<u64>,
     joins: Counter<u64>,
+    parts: Counter<u64>,
 }
 
 /// One flight under way, until it is dropped.
@@ -133,6 +134,7 @@ impl Flights {
                 .with_description("Most bytes that spool files may take")
                 .build(),
             joins: counter(meter, names::FLIGHT_JOINS, "Readers that joined a flight under way"),
+            parts: counter(meter, names::FLIGHT_PARTS, "Parts taken in flights, by which"),
         }
     }
 
@@ -144,6 +146,10 @@ impl Flights {
 
     pub fn joined(&self) {
         self.joins.add(1, &[]);
+    }
+
+    pub fn part(&self, part: FlightPart) {
+        self.parts.add(1, &[KeyValue::new(label::PART, part.as_str())]);
     }
 
     /// Bytes the spool files of this process take at this moment.

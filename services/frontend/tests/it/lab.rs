@@ -101,7 +101,7 @@ impl Setup {
         };
         let bus = Bus::connect(BusConfig::new(url, "test")).await.unwrap();
         let spool = tempfile::tempdir().unwrap();
-        let flights = Flights::new(self.store.clone(), spool.path().into(), 1 << 30).unwrap();
+        let flights = Flights::new(self.store.clone(), spool.path().into(), 1 << 30, None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

@@ -29,7 +29,7 @@ impl Lab {
         let (store, table) = (Store::in_memory(), table(&upstream, more));
         let bus = bus(&nats).await;
         let worker = Worker {
-            flights: Flights::new(store.clone(), spool.path().into(), 1 << 30).unwrap(),
+            flights: Flights::new(store.clone(), spool.path().into(), 1 << 30, None).unwrap(),
             store,
             bus,
             upstreams: Upstreams::new(SecretSource::default()),

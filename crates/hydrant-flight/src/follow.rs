@@ -1,0 +1,218 @@
+//! Following a flight that another process leads: its bytes are read along into the spool of this
+//! process, so that readers here have them at their own pace, and this process can go on from where
+//! it is when the leader is gone.
+
+use crate::{
+    error::FlightError,
+    flight::Flight,
+    flights::{Flights, Source},
+    load::{Body, Load},
+    peers::{Along, Answer, Report},
+    turn::{Leader, Tenure, Turn},
+};
+use futures::StreamExt;
+use hydrant_proto::FailureClass;
+use hydrant_telemetry::metrics::{FlightPart, metrics};
+use std::{pin::pin, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long nothing may come before it is asked whether the leader still leads.
+const STILL: Duration = Duration::from_secs(1);
+/// Times it is asked in vain, because the bus is away too, before the leader is given up.
+const UNTOLD: u32 = 10;
+/// How long a leader that keeps its lease may be out of reach: longer than a lease.
+const OUT_OF_REACH: Duration = Duration::from_secs(6);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// What came of one look at the leader.
+enum Step {
+    /// It stored the blob, and so we have seen.
+    Stored,
+    /// Somebody else has the turn.
+    Turn(Turn),
+    /// The link broke, or there was none.
+    Broken(String),
+}
+
+impl Flights {
+    /// Reads along until the blob is stored (`None`), or the turn has changed.
+    pub(crate) async fn follow(
+        &self,
+        flight: &Flight,
+        load: &mut Load,
+        source: &Source,
+        leader: Leader,
+    ) -> Result<Option<Turn>, FlightError> {
+        metrics().flights.part(FlightPart::Follow);
+        let following = Following { flights: self, flight, source, leader: &leader };
+        let mut trouble = Trouble::default();
+        loop {
+            let before = load.at();
+            let why = match following.step(load).await? {
+                Step::Stored => return Ok(None),
+                Step::Turn(turn) => return Ok(Some(turn)),
+                Step::Broken(why) => why,
+            };
+            if load.at() > before {
+                trouble = Trouble::default();
+            }
+            let Some(pause) = trouble.pause() else {
+                tracing::warn!(
+                    peer = leader.record.peer,
+                    why,
+                    "the leader of the flight is out of reach, flying alone; can processes reach \
+                     each other at the address of --peer?"
+                );
+                return Ok(Some(Turn::Lead(Tenure::apart())));
+            };
+            sleep(pause).await;
+            match following.turn().await {
+                Turn::Follow(now) if now.is(&leader) => {}
+                turn => return Ok(Some(turn)),
+            }
+        }
+    }
+}
+
+/// One leader, followed.
+struct Following<'a> {
+    flights: &'a Flights,
+    flight: &'a Flight,
+    source: &'a Source,
+    leader: &'a Leader,
+}
+
+impl Following<'_> {
+    async fn step(&self, load: &mut Load) -> Result<Step, FlightError> {
+        if !load.is_full() {
+            let along = match self.while_led(self.read(load)).await {
+                Ok(along) => along,
+                Err(turn) => return Ok(Step::Turn(turn)),
+            };
+            match along {
+                Answer::Here(Along { size, body }) => {
+                    load.open(size)?;
+                    if let Some(step) = self.take(load, body).await? {
+                        return Ok(step);
+                    }
+                }
+                answer => return self.nothing(load, answer),
+            }
+        }
+        load.confirm()?;
+        self.stored(load).await
+    }
+
+    fn read(&self, load: &Load) -> impl Future<Output = Answer<Along>> {
+        self.flights.0.peers.read(self.leader, &self.source.digest, load.at())
+    }
+
+    /// Takes bytes as long as they come from the leader; `None` when all are here.
+    async fn take(&self, load: &mut Load, body: Body) -> Result<Option<Step>, FlightError> {
+        let mut skip = load.at().saturating_sub(body.offset);
+        let mut batches = body.stream.ready_chunks(64);
+        while !load.is_full() {
+            let batch = match self.while_led(batches.next()).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return Ok(Some(Step::Broken("it ended early".to_owned()))),
+                Err(turn) => return Ok(Some(Step::Turn(turn))),
+            };
+            if let Some(broken) = load.take_batch(batch, &mut skip).await? {
+                return Ok(Some(Step::Broken(broken.to_string())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the leader to store the blob, and looks whether it has.
+    async fn stored(&self, load: &Load) -> Result<Step, FlightError> {
+        let answer = self.flights.0.peers.stored(self.leader, &self.source.digest);
+        let answer = match self.while_led(answer).await {
+            Ok(answer) => answer,
+            Err(turn) => return Ok(Step::Turn(turn)),
+        };
+        let why = match answer {
+            // What it failed at is not what we would: our own bytes can be stored from here.
+            Answer::Failed(report) => report.reason,
+            Answer::Unreachable(why) => why,
+            Answer::Gone | Answer::Here(()) => "nothing is stored".to_owned(),
+        };
+        if self.flights.is_stored(self.source, load.at()).await {
+            self.flights.0.keeper.link(self.flight).await?;
+            return Ok(Step::Stored);
+        }
+        Ok(Step::Broken(why))
+    }
+
+    /// What an answer without bytes means: a failure of the upstream that we would ask as well is
+    /// ours too, if nobody was promised anything yet.
+    fn nothing(&self, load: &Load, answer: Answer<Along>) -> Result<Step, FlightError> {
+        let same_upstream =
+            self.leader.record.upstream == self.source.client.upstream().name.as_str();
+        match answer {
+            Answer::Failed(Report { class, reason, retry_after_seconds })
+                if same_upstream && !load.is_open() && is_of_the_upstream(class) =>
+            {
+                let retry_after = retry_after_seconds.map(Duration::from_secs);
+                Err(FlightError::Elsewhere { class, retry_after, reason })
+            }
+            Answer::Failed(report) => Ok(Step::Broken(report.reason)),
+            Answer::Unreachable(why) => Ok(Step::Broken(why)),
+            Answer::Gone | Answer::Here(_) => Ok(Step::Broken("it has no such flight".to_owned())),
+        }
+    }
+
+    /// Waits for `news`, asking from time to time whether the leader still leads: one that is
+    /// frozen keeps its connections open.
+    async fn while_led<T>(&self, news: impl Future<Output = T>) -> Result<T, Turn> {
+        let mut news = pin!(news);
+        let mut untold = 0;
+        loop {
+            if let Ok(news) = timeout(STILL, &mut news).await {
+                return Ok(news);
+            }
+            match self.turn().await {
+                Turn::Follow(now) | Turn::Look(now) if now.is(self.leader) => untold = 0,
+                Turn::Lead(tenure) if !tenure.is_held() && untold < UNTOLD => untold += 1,
+                turn => return Err(turn),
+            }
+        }
+    }
+
+    async fn turn(&self) -> Turn {
+        let upstream = self.source.client.upstream().name.as_str();
+        self.flights.0.turns.take(self.flight, upstream).await
+    }
+}
+
+/// Whether every repository of the upstream would have met with it.
+fn is_of_the_upstream(class: FailureClass) -> bool {
+    match class {
+        FailureClass::UpstreamDown | FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
+            true
+        }
+        FailureClass::Denied
+        | FailureClass::Unknown
+        | FailureClass::UpstreamAuth
+        | FailureClass::Storage
+        | FailureClass::Integrity
+        | FailureClass::Unsupported => false,
+    }
+}
+
+/// How long a leader has been out of reach.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl Trouble {
+    /// The pause before the next try; `None` when it is enough.
+    fn pause(&mut self) -> Option<Duration> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        (since.elapsed() < OUT_OF_REACH).then_some(self.pause)
+    }
+}

@@ -1,0 +1,112 @@
+//! What other processes are told of the flights of this one. Who has the key of a flight may read
+//! it; the key is in the flight's record on the bus.
+
+use crate::{
+    error::FlightError,
+    flight::{Flight, Opened},
+    flights::Flights,
+    peers::Report,
+};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hydrant_proto::Digest;
+use subtle::ConstantTimeEq;
+
+impl Flights {
+    /// What this process serves to the others of its cluster, for a port that only they reach.
+    pub fn peer_routes(&self) -> Router {
+        Router::new()
+            .route("/flights/{digest}", get(read))
+            .route("/flights/{digest}/stored", get(stored))
+            .with_state(self.clone())
+    }
+}
+
+/// `GET /flights/<digest>`: the bytes from the start of `Range` (`bytes=<n>-`) on, as they arrive.
+/// The last one is withheld until the digest is confirmed.
+async fn read(
+    State(flights): State<Flights>,
+    Path(digest): Path<String>,
+    asked: HeaderMap,
+) -> Result<Response, Refusal> {
+    let flight = find(&flights, &digest, &asked)?;
+    let Opened::Flying { size: Some(size) } = flight.opened().await? else {
+        return Err(Refusal::Unknown);
+    };
+    let from = first_byte(&asked).filter(|from| *from < size).ok_or(Refusal::Range)?;
+    let range = format!("bytes {from}-{}/{size}", size - 1);
+    let headers = [
+        (header::CONTENT_RANGE, range),
+        (header::CONTENT_LENGTH, (size - from).to_string()),
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+    ];
+    let body = Body::from_stream(flight.read(from, None));
+    Ok((StatusCode::PARTIAL_CONTENT, headers, body).into_response())
+}
+
+/// `GET /flights/<digest>/stored`: answers when the blob is durable.
+async fn stored(
+    State(flights): State<Flights>,
+    Path(digest): Path<String>,
+    asked: HeaderMap,
+) -> Result<StatusCode, Refusal> {
+    find(&flights, &digest, &asked)?.stored().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The flight, if there is one that the key opens.
+fn find(flights: &Flights, digest: &str, asked: &HeaderMap) -> Result<Flight, Refusal> {
+    let digest: Digest = digest.parse().map_err(|_| Refusal::Unknown)?;
+    let flight = flights.get(&digest).ok_or(Refusal::Unknown)?;
+    let shown = asked.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    match bool::from(shown.as_bytes().ct_eq(flight.key().as_bytes())) {
+        true => Ok(flight),
+        false => Err(Refusal::Unknown),
+    }
+}
+
+fn first_byte(asked: &HeaderMap) -> Option<u64> {
+    let range = asked.get(header::RANGE)?.to_str().ok()?;
+    range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}
+
+enum Refusal {
+    /// No such flight, or not for this key: the same to who asks.
+    Unknown,
+    Range,
+    Failed(FlightError),
+}
+
+impl From<FlightError> for Refusal {
+    fn from(error: FlightError) -> Self {
+        match error {
+            // Somebody else can go on.
+            FlightError::Stopping => Self::Unknown,
+            error => Self::Failed(error),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Unknown => StatusCode::NOT_FOUND.into_response(),
+            Self::Range => StatusCode::RANGE_NOT_SATISFIABLE.into_response(),
+            Self::Failed(error) => {
+                let report = Report {
+                    class: error.class(),
+                    reason: error.to_string(),
+                    retry_after_seconds: error.retry_after().map(|pause| pause.as_secs()),
+                };
+                (StatusCode::BAD_GATEWAY, Json(report)).into_response()
+            }
+        }
+    }
+}

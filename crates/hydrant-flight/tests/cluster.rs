@@ -1,0 +1,369 @@
+//! Flights of several processes: one read in all, whoever leads, dies, freezes or cannot be reached.
+//! Members are sets of parts in one process, each with its own connection to a real nats-server and
+//! its own peer port, behind proxies that can cut them off.
+
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use hydrant_boot::serve::{Limits, serve};
+use hydrant_bus::{Bus, BusConfig};
+use hydrant_flight::{Cluster, Flight, FlightError, Flights, Grant, Opened, Source};
+use hydrant_proto::{Digest, FailureClass, RepositoryName, codec, subject::StateKey};
+use hydrant_rules::{Resources, Table};
+use hydrant_store::Store;
+use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, ImageBuilder, NatsServer, Proxy, until};
+use hydrant_upstream::{Client, Priority, SecretSource, Upstreams};
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+const MIB: u64 = 1024 * 1024;
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct Lab {
+    upstream: FakeUpstream,
+    nats: NatsServer,
+    store: Store,
+    layer: Blob,
+}
+
+impl Lab {
+    async fn start(size: u64) -> Self {
+        let (upstream, nats) = (FakeUpstream::start().await, NatsServer::start().await);
+        let image = ImageBuilder::new(1).layers(&[size]).build();
+        upstream.insert(&image, "app", "1");
+        let layer = image.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone();
+        Self { upstream, nats, store: Store::in_memory(), layer }
+    }
+
+    async fn member(&self) -> Member {
+        self.member_on(self.store.clone()).await
+    }
+
+    async fn member_on(&self, store: Store) -> Member {
+        let to_nats = Proxy::start(&self.nats.url().replace("nats://", "")).await;
+        let config = BusConfig::new(format!("nats://{}", to_nats.host()), "hydrant-test");
+        let bus = Bus::connect(config).await.unwrap();
+        bus.connected().wait_for(|up| *up).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to_peer = Proxy::start(&listener.local_addr().unwrap().to_string()).await;
+        let address = to_peer.host().parse().unwrap();
+        let cluster = Cluster { state: bus.shared_state(), address };
+        let spool = tempfile::tempdir().unwrap();
+        let dir = spool.path().into();
+        let flights = Flights::new(store, dir, 64 * MIB, Some(cluster)).unwrap();
+        let (routes, stop) = (flights.peer_routes(), CancellationToken::new());
+        tokio::spawn(serve(listener, routes, Limits::default(), stop.clone()));
+        let client = client(&self.upstream);
+        Member {
+            flights,
+            client,
+            bus,
+            to_nats,
+            to_peer,
+            digest: self.layer.digest.clone(),
+            _stop: stop.drop_guard(),
+            _spool: spool,
+        }
+    }
+
+    fn reads(&self) -> usize {
+        self.upstream.gets("*/blobs/*")
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.upstream.bytes("*/blobs/*")
+    }
+
+    async fn check(&self, flight: &Flight) {
+        let bytes = collect(flight).await.unwrap();
+        assert_eq!(Digest::of(&bytes), self.layer.digest);
+    }
+}
+
+struct Member {
+    flights: Flights,
+    client: Arc<Client>,
+    bus: Bus,
+    to_nats: Proxy,
+    to_peer: Proxy,
+    digest: Digest,
+    _stop: tokio_util::sync::DropGuard,
+    _spool: tempfile::TempDir,
+}
+
+impl Member {
+    fn source(&self) -> Source {
+        Source {
+            client: self.client.clone(),
+            upstream_repository: name("app"),
+            digest: self.digest.clone(),
+            size: None,
+            priority: Priority::Interactive,
+        }
+    }
+
+    /// As a frontend does that knows nothing of the blob: the GET is the proof.
+    async fn fly(&self) -> Flight {
+        match self.flights.begin(self.source(), &grant("lab/app")).unwrap() {
+            Some(flight) => flight,
+            None => self.flights.get(&self.digest).unwrap(),
+        }
+    }
+
+    /// Begins, and waits until this member leads.
+    async fn lead(&self) -> Flight {
+        let flight = self.fly().await;
+        flight.opened().await.unwrap();
+        flight
+    }
+
+    /// Takes this member off the network, its connections left open.
+    fn freeze(&self) {
+        self.to_nats.flow(Flow::Hold);
+        self.to_peer.flow(Flow::Hold);
+    }
+
+    fn thaw(&self) {
+        self.to_nats.flow(Flow::Pass);
+        self.to_peer.flow(Flow::Pass);
+    }
+}
+
+fn client(upstream: &FakeUpstream) -> Arc<Client> {
+    let text = format!(
+        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n[[rule]]\nname='lab'\n\
+         downstream='lab/*'\nupstream='lab'\n",
+        upstream.url()
+    );
+    let table = Table::compile(Resources::from_toml(&text, Path::new("/")).unwrap()).unwrap();
+    let route = table.route(&name("lab/app")).unwrap();
+    Upstreams::new(SecretSource::default()).get(&route.upstream, None).unwrap()
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn grant(repository: &str) -> Grant {
+    Grant { repository: name(repository), origin: "here".into() }
+}
+
+async fn collect(flight: &Flight) -> Result<Vec<u8>, FlightError> {
+    let whole = flight.read(0, None).try_fold(Vec::new(), |mut whole, bytes: Bytes| async move {
+        whole.extend_from_slice(&bytes);
+        Ok(whole)
+    });
+    whole.await
+}
+
+async fn spooled(flight: &Flight, bytes: u64) {
+    while flight.progress().spooled < bytes {
+        flight.changed().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_all_members_cost_one_read_and_the_blob_is_linked_for_each() {
+    let lab = Lab::start(8 * MIB).await;
+    let members = [lab.member().await, lab.member().await, lab.member().await];
+    let reading = members.iter().flat_map(|member| {
+        let lab = &lab;
+        (0..20).map(move |_| async { lab.check(&member.fly().await).await })
+    });
+    futures::future::join_all(reading).await;
+    for member in &members {
+        // Over by now, or about to be.
+        if let Some(flight) = member.flights.get(&lab.layer.digest) {
+            assert_eq!(flight.stored().await.unwrap(), lab.layer.size);
+        }
+    }
+    assert_eq!((lab.reads(), lab.read_bytes()), (1, lab.layer.size));
+    assert!(lab.store.has_link(&name("lab/app"), &lab.layer.digest).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_joiner_of_another_process_begins_at_the_first_byte_without_a_read() {
+    let lab = Lab::start(6 * MIB).await;
+    let (first, late) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(6 * MIB));
+    let flight = first.lead().await;
+    spooled(&flight, 3 * MIB).await;
+    lab.check(&late.fly().await).await;
+    assert_eq!(lab.reads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_a_moment_ago_is_not_read_again_by_who_did_not_see_it() {
+    let lab = Lab::start(MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    first.lead().await.stored().await.unwrap();
+    let flight = second.fly().await;
+    assert_eq!(flight.opened().await.unwrap(), Opened::Stored { size: lab.layer.size });
+    assert_eq!(lab.reads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_of_a_blob_that_storage_has_lost_does_not_keep_it_away() {
+    let lab = Lab::start(MIB).await;
+    let (first, second) = (lab.member().await, lab.member_on(Store::in_memory()).await);
+    first.lead().await.stored().await.unwrap();
+    lab.check(&second.fly().await).await;
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_goes_on_where_a_leader_that_stopped_was() {
+    let lab = Lab::start(8 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(4 * MIB));
+    first.lead().await;
+    let follower = second.fly().await;
+    spooled(&follower, 2 * MIB).await;
+    let reading = tokio::spawn({
+        let follower = follower.clone();
+        async move { collect(&follower).await }
+    });
+    first.flights.stop().await;
+    assert_eq!(Digest::of(&reading.await.unwrap().unwrap()), lab.layer.digest);
+    follower.stored().await.unwrap();
+    assert_eq!(lab.reads(), 2);
+    assert!(lab.read_bytes() < lab.layer.size + 2 * MIB, "{} bytes", lab.read_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leader_is_replaced_and_follows_when_it_wakes() {
+    let lab = Lab::start(24 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB).times(1));
+    let frozen = first.lead().await;
+    let follower = second.fly().await;
+    spooled(&follower, MIB / 2).await;
+    first.freeze();
+    until("another to lead", LIMIT, async || (lab.reads() == 2).then_some(())).await;
+    first.thaw();
+    let (one, other) = tokio::join!(collect(&follower), collect(&frozen));
+    assert_eq!(Digest::of(&one.unwrap()), lab.layer.digest);
+    assert_eq!(Digest::of(&other.unwrap()), lab.layer.digest);
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_breaks_again_and_again_is_not_noticed() {
+    let lab = Lab::start(8 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(8 * MIB));
+    first.lead().await;
+    let follower = second.fly().await;
+    for part in 1..6 {
+        spooled(&follower, part * MIB).await;
+        first.to_peer.cut();
+    }
+    lab.check(&follower).await;
+    assert_eq!(lab.reads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_out_of_reach_costs_a_second_read_and_no_client() {
+    let lab = Lab::start(2 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB / 16).times(1));
+    first.lead().await;
+    first.to_peer.flow(Flow::Refuse);
+    first.to_peer.cut();
+    lab.check(&second.fly().await).await;
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_bus_every_process_reads_for_itself_at_once() {
+    let mut lab = Lab::start(MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.nats.stop().await;
+    for member in [&first, &second] {
+        let mut connected = member.bus.connected();
+        connected.wait_for(|up| !up).await.unwrap();
+    }
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB));
+    let (one, two) = (first.lead().await, second.lead().await);
+    lab.check(&one).await;
+    lab.check(&two).await;
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_for_another_repository_is_not_joined_unproven() {
+    let lab = Lab::start(4 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(4 * MIB));
+    first.lead().await;
+    let other = grant("lab/other");
+    let source = Source { upstream_repository: name("other"), ..second.source() };
+    let flight = second.flights.begin(source, &other).unwrap().unwrap();
+    assert!(matches!(flight.opened().await, Err(FlightError::Foreign)));
+    // Who has been found entitled may.
+    let flight = second.flights.join_or_start(second.source(), &other).await.unwrap();
+    lab.check(&flight).await;
+    flight.stored().await.unwrap();
+    assert!(lab.store.has_link(&other.repository, &lab.layer.digest).await.unwrap());
+    assert_eq!(lab.reads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_given_later_is_told_to_the_others() {
+    let lab = Lab::start(4 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB));
+    first.lead().await;
+    let other = grant("lab/other");
+    first.flights.join_or_start(first.source(), &other).await.unwrap();
+    let flight = until("the grant to be told", LIMIT, async || {
+        let flight = second.flights.begin(second.source(), &other).unwrap()?;
+        flight.opened().await.is_ok().then_some(flight)
+    })
+    .await;
+    lab.check(&flight).await;
+    assert_eq!(lab.reads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_of_the_upstream_is_met_once_and_told_to_the_followers() {
+    let lab = Lab::start(MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    let failing = Fault::status(503).and(Fault::delay(Duration::from_secs(1)));
+    lab.upstream.inject("*/blobs/*", failing);
+    let leading = first.fly().await;
+    let own = StateKey::Flight(lab.layer.digest.clone());
+    until("a leader", LIMIT, async || first.bus.shared_state().get(&own).await.unwrap()).await;
+    let following = second.fly().await;
+    let (led, followed) = tokio::join!(leading.opened(), following.opened());
+    let asked = lab.reads();
+    assert_eq!(led.unwrap_err().class(), FailureClass::UpstreamDown);
+    assert!(matches!(
+        followed.unwrap_err(),
+        FlightError::Elsewhere { class: FailureClass::UpstreamDown, .. }
+    ));
+    assert_eq!(lab.reads(), asked, "the follower did not ask as well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reads_a_flight_without_its_key() {
+    let lab = Lab::start(4 * MIB).await;
+    let first = lab.member().await;
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB));
+    first.lead().await;
+    let state = first.bus.shared_state();
+    let entry = state.get(&StateKey::Flight(lab.layer.digest.clone())).await.unwrap().unwrap();
+    let record: hydrant_proto::FlightRecord = codec::decode(&entry.value).unwrap();
+    let ask = async |key: &str| {
+        let url = format!("http://{}/flights/{}", record.peer, lab.layer.digest);
+        let ask = reqwest::Client::new().get(url).bearer_auth(key).header("range", "bytes=0-");
+        ask.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask(&record.key).await, 206);
+    for wrong in ["", "x", &record.key[1..], &record.key.replace(|_: char| true, "0")] {
+        assert_eq!(ask(wrong).await, 404, "{wrong:?}");
+    }
+}
