@@ -25,5 +25,6 @@ pub use image::{Image, InvalidName, Platform, Reference, RepositoryName, Tag};
 pub use job::{HydrationRequested, JobId, Lane, ReferenceKind};
 pub use manifest::{Descriptor, InvalidManifest, Manifest, MediaType};
 pub use state::{
-    BlobProgress, DeliveryAttempt, DeliveryOutcome, FlightRecord, JobPhase, JobState, SharedValue,
+    BlobProgress, DeliveryAttempt, DeliveryOutcome, FlightRecord, JobPhase, JobState,
+    ManifestRecord, SharedValue,
 };

@@ -8,6 +8,7 @@ use crate::{
     digest::Digest,
     event::EventKind,
     job::{HydrationRequested, JobId},
+    manifest::MediaType,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -212,6 +213,29 @@ pub struct FlightRecord {
     /// Size in bytes of the blob, once it is stored and the flight is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<u64>,
+}
+
+/// A manifest on its way from its upstream, or what came of it: the value under which processes
+/// fetch it once for all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ManifestRecord {
+    /// The writer is fetching it.
+    Asked,
+    /// The upstream delivered it. `bytes` are left out when they are many; storage has them then.
+    Brought {
+        digest: Digest,
+        media_type: MediaType,
+        #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+        bytes: Option<Vec<u8>>,
+    },
+    /// The upstream is in trouble: who waited need not ask as well.
+    Failed { class: FailureClass, reason: String, retry_after_seconds: Option<u64> },
+}
+
+impl Message for ManifestRecord {
+    const KIND: &'static str = "manifest-record";
+    const VERSION: u16 = 1;
 }
 
 /// Most grants told in a [`FlightRecord`]; who is not listed asks its upstream.

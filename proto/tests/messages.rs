@@ -134,6 +134,19 @@ fn every_message_is_written_as_it_always_was() {
         stored: None,
     };
     fixture("flight-record", &flight);
+    fixture("manifest-record-asked", &ManifestRecord::Asked);
+    let brought = ManifestRecord::Brought {
+        digest: Digest::of(b"{}"),
+        media_type: MediaType::OciIndex,
+        bytes: Some(b"{}".to_vec()),
+    };
+    fixture("manifest-record-brought", &brought);
+    let failed = ManifestRecord::Failed {
+        class: FailureClass::UpstreamLimit,
+        reason: "429".to_owned(),
+        retry_after_seconds: Some(30),
+    };
+    fixture("manifest-record-failed", &failed);
     fixture("flight-record-stored", &FlightRecord { stored: Some(7), ..flight });
 }
 
@@ -318,6 +331,7 @@ proptest! {
         let _ = decode::<DeliveryAttempt>(&bytes);
         let _ = decode::<SharedValue>(&bytes);
         let _ = decode::<FlightRecord>(&bytes);
+        let _ = decode::<ManifestRecord>(&bytes);
     }
 
     #[test]

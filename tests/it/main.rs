@@ -6,9 +6,11 @@
 mod access;
 mod away;
 mod breaker;
+mod client;
 mod depcheck;
 mod example_config;
 mod freshness;
+mod flights;
 mod herd;
 mod kills;
 mod lab;

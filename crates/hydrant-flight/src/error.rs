@@ -57,6 +57,22 @@ impl FlightError {
     }
 }
 
+/// Whether every repository of the upstream would have met with it, so that a process that waited
+/// for another one's answer need not ask as well.
+pub(crate) fn is_of_the_upstream(class: FailureClass) -> bool {
+    match class {
+        FailureClass::UpstreamDown | FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
+            true
+        }
+        FailureClass::Denied
+        | FailureClass::Unknown
+        | FailureClass::UpstreamAuth
+        | FailureClass::Storage
+        | FailureClass::Integrity
+        | FailureClass::Unsupported => false,
+    }
+}
+
 impl From<UpstreamError> for FlightError {
     fn from(error: UpstreamError) -> Self {
         Self::Upstream(Arc::new(error))

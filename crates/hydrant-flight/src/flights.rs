@@ -70,7 +70,7 @@ pub(crate) struct Inner {
     pub turns: Turns,
     pub peers: Peers,
     flying: Mutex<HashMap<Digest, Flight>>,
-    tasks: TaskTracker,
+    pub tasks: TaskTracker,
     stop: CancellationToken,
 }
 

@@ -3,7 +3,7 @@
 //! it is when the leader is gone.
 
 use crate::{
-    error::FlightError,
+    error::{FlightError, is_of_the_upstream},
     flight::Flight,
     flights::{Flights, Source},
     load::{Body, Load},
@@ -11,7 +11,6 @@ use crate::{
     turn::{Leader, Tenure, Turn},
 };
 use futures::StreamExt;
-use hydrant_proto::FailureClass;
 use hydrant_telemetry::metrics::{FlightPart, metrics};
 use std::{pin::pin, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
@@ -183,21 +182,6 @@ impl Following<'_> {
     async fn turn(&self) -> Turn {
         let upstream = self.source.client.upstream().name.as_str();
         self.flights.0.turns.take(self.flight, upstream).await
-    }
-}
-
-/// Whether every repository of the upstream would have met with it.
-fn is_of_the_upstream(class: FailureClass) -> bool {
-    match class {
-        FailureClass::UpstreamDown | FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
-            true
-        }
-        FailureClass::Denied
-        | FailureClass::Unknown
-        | FailureClass::UpstreamAuth
-        | FailureClass::Storage
-        | FailureClass::Integrity
-        | FailureClass::Unsupported => false,
     }
 }
 

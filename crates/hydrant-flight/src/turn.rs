@@ -14,7 +14,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a leader that was killed keeps the flight from others.
-const LEASE: Duration = Duration::from_secs(3);
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 /// How long it stays known that a blob was stored. Whoever looked into storage before, and did not
 /// find it, asks for a turn sooner than that.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -119,6 +119,11 @@ impl Turns {
         }
     }
 
+    /// Where other values are shared than who leads.
+    pub fn state(&self) -> Option<&SharedState> {
+        self.cluster.as_ref().map(|cluster| &cluster.state)
+    }
+
     /// `None` when somebody else was quicker.
     async fn replace(&self, seat: &Seat, former: Revision) -> Option<Turn> {
         match self.in_time(seat.claim_over(former)).await {
@@ -129,7 +134,7 @@ impl Turns {
     }
 
     /// A bus that hangs costs one pull a second, and those after it next to nothing.
-    async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Option<T> {
+    pub async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Option<T> {
         let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
         let doubtful = doubted.is_some_and(|since| since.elapsed() < DOUBT);
         let answer = timeout(if doubtful { WARY } else { PATIENCE }, asked).await.ok();

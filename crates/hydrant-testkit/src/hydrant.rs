@@ -33,6 +33,7 @@ pub struct Hydrant {
     process: Process,
     listen: PortLease,
     admin: PortLease,
+    peer: PortLease,
     data: PathBuf,
     client: reqwest::Client,
     directory: TempDir,
@@ -106,12 +107,12 @@ impl HydrantOptions {
     fn prepare(self) -> Hydrant {
         let directory = tempfile::Builder::new().prefix("hydrant-").tempdir();
         let directory = directory.expect("the temporary directory is writable");
-        let (listen, admin) = (PortLease::take(), PortLease::take());
+        let (listen, admin, peer) = (PortLease::take(), PortLease::take(), PortLease::take());
         let data = self.data.unwrap_or_else(|| directory.path().join("data"));
         let name = format!("hydrant-{}", self.role);
         let mut process = Process::new(&name, binaries::hydrant(), directory.path());
         process.arg(&self.role);
-        for (option, port) in [("--listen", &listen), ("--admin", &admin)] {
+        for (option, port) in [("--listen", &listen), ("--admin", &admin), ("--peer", &peer)] {
             process.arg(option).arg(format!("127.0.0.1:{}", port.port()));
         }
         process.arg("--data").arg(&data).args(&self.args);
@@ -126,7 +127,7 @@ impl HydrantOptions {
         for (name, value) in &self.envs {
             process.env(name, value);
         }
-        Hydrant { process, listen, admin, data, client: client::plain(), directory }
+        Hydrant { process, listen, admin, peer, data, client: client::plain(), directory }
     }
 }
 
@@ -164,6 +165,11 @@ impl Hydrant {
     /// `http://127.0.0.1:<port>` of the admin port.
     pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin.port())
+    }
+
+    /// `127.0.0.1:<port>` at which other processes read its flights.
+    pub fn peer(&self) -> String {
+        format!("127.0.0.1:{}", self.peer.port())
     }
 
     pub fn data(&self) -> &Path {

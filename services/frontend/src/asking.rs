@@ -9,7 +9,9 @@ use crate::{
     place::{Place, Spot},
     request::Page,
 };
+use hydrant_flight::{FlightError, Flights, ManifestSource};
 use hydrant_proto::{Digest, Reference, Tag};
+use hydrant_rules::Freshness;
 use hydrant_upstream::{Head, Priority, TagPage, UpstreamError};
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
@@ -31,16 +33,18 @@ pub struct Asking {
     heads: Coalesced<Spot<Reference>, Result<Told, Failure>>,
     manifests: Coalesced<Spot<Reference>, Result<Arc<Held>, Failure>>,
     blobs: Coalesced<Spot<Digest>, Result<Option<u64>, Failure>>,
+    flights: Flights,
     permits: Arc<Semaphore>,
 }
 
 impl Asking {
     /// At most `at_once` requests of clients wait for upstreams; those beyond are turned away.
-    pub fn new(at_once: usize, tasks: &TaskTracker) -> Self {
+    pub fn new(at_once: usize, flights: Flights, tasks: &TaskTracker) -> Self {
         Self {
             heads: Coalesced::new(tasks.clone()),
             manifests: Coalesced::new(tasks.clone()),
             blobs: Coalesced::new(tasks.clone()),
+            flights,
             permits: Arc::new(Semaphore::new(at_once)),
         }
     }
@@ -81,15 +85,14 @@ impl Asking {
         after: impl FnOnce(&Arc<Held>) + Send + 'static,
     ) -> Result<(Arc<Held>, Part), Failure> {
         let _permit = self.permit()?;
-        let (client, reference) = (place.client.clone(), reference.clone());
-        let repository = place.route.upstream_repository.clone();
-        let key = place.spot(&reference);
+        let key = place.spot(reference);
+        let (flights, source) = (self.flights.clone(), source(place, reference));
         let work = || async move {
             if let Some(held) = before() {
                 return Ok(held);
             }
-            let fetched = client.manifest(&repository, &reference, Priority::Interactive).await;
-            let held = Arc::new(Held::from(fetched.map_err(|e| upstream(What::Manifest, e))?));
+            let fetched = flights.manifest(&source).await;
+            let held = Arc::new(Held::from(fetched.map_err(of_manifest)?));
             after(&held);
             Ok(held)
         };
@@ -128,6 +131,33 @@ impl Asking {
 
 fn upstream(what: What, error: UpstreamError) -> Failure {
     Failure::Upstream { what, error }
+}
+
+fn of_manifest(error: FlightError) -> Failure {
+    match error {
+        FlightError::Upstream(error) => upstream(What::Manifest, UpstreamError::clone(&error)),
+        error => Failure::Flight(error),
+    }
+}
+
+/// Where the manifest can be had. What a tag named a moment ago to somebody else is as good as an
+/// answer of our own for as long as it is fresh; what a digest names never changes.
+fn source(place: &Place, reference: &Reference) -> ManifestSource {
+    let remember = match reference {
+        Reference::Digest(_) => Duration::MAX,
+        Reference::Tag(tag) => match place.route.rule.freshness(tag) {
+            Freshness::Immutable => Duration::MAX,
+            Freshness::Checked(checks) => checks.fresh_for,
+        },
+    };
+    ManifestSource {
+        client: place.client.clone(),
+        upstream_repository: place.route.upstream_repository.clone(),
+        reference: reference.clone(),
+        origin: place.route.origin.clone(),
+        priority: Priority::Interactive,
+        remember,
+    }
 }
 
 /// A tag as a reference.

@@ -125,7 +125,7 @@ fn build(
     let origins = Arc::new(Origins::new(shelf.clone()));
     let (misses, recorder) = misses::misses(store.clone(), bus.clone());
     let (memory, family) = (Arc::new(Memory::new()), Arc::new(Family::new()));
-    let asking = Arc::new(Asking::new(settings.upstream_requests, tasks));
+    let asking = Arc::new(Asking::new(settings.upstream_requests, flights.clone(), tasks));
     let rumours = Rumours::new(store, bus, memory.clone(), tasks.clone());
     let manifests = Manifests {
         shelf: shelf.clone(),

@@ -6,6 +6,7 @@
 use crate::{error::ImportError, platform::Selection};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use hydrant_flight::{Flights, ManifestSource};
 use hydrant_proto::{
     Descriptor, Digest, Manifest, Platform, Reference,
     manifest::{MAX_CHILDREN, MAX_DEPTH},
@@ -64,6 +65,7 @@ impl Closure {
 /// Where manifests come from.
 pub(crate) struct Manifests<'a> {
     pub store: &'a Store,
+    pub flights: &'a Flights,
     pub client: &'a Arc<Client>,
     pub route: &'a Route,
     pub priority: Priority,
@@ -79,10 +81,19 @@ impl Manifests<'_> {
         read(digest.clone(), bytes)
     }
 
-    /// Asks the upstream for a manifest and stages it.
+    /// Asks the upstream for a manifest and stages it. What a tag named to somebody else before does
+    /// not count.
     pub async fn fetch(&self, reference: &Reference) -> Result<Node, ImportError> {
         let repository = &self.route.upstream_repository;
-        let fetched = self.client.manifest(repository, reference, self.priority).await?;
+        let source = ManifestSource {
+            client: self.client.clone(),
+            upstream_repository: repository.clone(),
+            reference: reference.clone(),
+            origin: self.route.origin.clone(),
+            priority: self.priority,
+            remember: if reference.tag().is_some() { Duration::ZERO } else { Duration::MAX },
+        };
+        let fetched = self.flights.manifest(&source).await?;
         self.store.stage_manifest(&fetched.digest, fetched.bytes.clone()).await?;
         read(fetched.digest, fetched.bytes)
     }

@@ -67,8 +67,9 @@ async fn hydrate(
     progress: &Progress,
 ) -> Result<(), ImportError> {
     let (store, priority) = (&worker.store, priority(request.lane));
-    let manifests = Manifests { store, client, route, priority };
-    let blobs = Blobs { store, flights: &worker.flights, client, route, priority, progress };
+    let flights = &worker.flights;
+    let manifests = Manifests { store, flights, client, route, priority };
+    let blobs = Blobs { store, flights, client, route, priority, progress };
 
     let standing = Standing::read(store, route, request, misses).await?;
     let root = resolve(&manifests, &request.reference, &standing).await?;

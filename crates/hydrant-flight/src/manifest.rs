@@ -1,0 +1,216 @@
+//! One upstream read per manifest: whoever asks first fetches it and leaves it on the bus for a
+//! while, since manifests are small. Those who ask meanwhile wait for it.
+
+use crate::{
+    error::{FlightError, is_of_the_upstream},
+    flights::Flights,
+    turn::LEASE,
+};
+use bytes::Bytes;
+use hydrant_bus::{BusError, Claimed, Entry, Held, SharedState};
+use hydrant_proto::{
+    Digest, ManifestRecord, MediaType, Reference, RepositoryName, codec, subject::StateKey,
+};
+use hydrant_upstream::{Client, FetchedManifest, Priority, UpstreamError};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+
+/// Longest time a manifest is left for others.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How long a failure of the upstream is.
+const FAILED: Duration = Duration::from_secs(1);
+/// Most bytes of a manifest left on the bus itself.
+const INLINE: usize = 128 * 1024;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a manifest can be had.
+#[derive(Clone, Debug)]
+pub struct ManifestSource {
+    pub client: Arc<Client>,
+    pub upstream_repository: RepositoryName,
+    pub reference: Reference,
+    /// Fingerprint of where the rule leads (`Route::origin`): who asks the same upstream for the
+    /// same repository with the same credential may share the answer.
+    pub origin: Arc<str>,
+    pub priority: Priority,
+    /// How old an answer to somebody else may be. Zero: only one to a question that was still open
+    /// when this one was asked.
+    pub remember: Duration,
+}
+
+impl ManifestSource {
+    fn key(&self) -> StateKey {
+        let Self { origin, upstream_repository, reference, .. } = self;
+        let text = format!("{origin}\n{upstream_repository}\n{reference}");
+        StateKey::Manifest(Digest::of(text.as_bytes()).hex().to_owned())
+    }
+
+    async fn fetch(&self) -> Result<FetchedManifest, UpstreamError> {
+        self.client.manifest(&self.upstream_repository, &self.reference, self.priority).await
+    }
+
+    /// The server counts whole seconds.
+    fn kept_for(&self) -> Duration {
+        self.remember.clamp(Duration::from_secs(1), LONGEST)
+    }
+}
+
+/// What another process did.
+enum Word {
+    Asking,
+    Brought(FetchedManifest),
+    Failed(FlightError),
+    /// Nothing that helps.
+    Unclear,
+}
+
+impl Flights {
+    /// The manifest, verified, by one GET in the whole cluster, however many ask at the same time.
+    pub async fn manifest(&self, source: &ManifestSource) -> Result<FetchedManifest, FlightError> {
+        let Some(state) = self.0.turns.state() else { return Ok(source.fetch().await?) };
+        let key = source.key();
+        let mut waited = false;
+        loop {
+            let asked = codec::encode(&ManifestRecord::Asked).into();
+            let entry = match self.0.turns.in_time(state.hold(&key, asked, LEASE)).await {
+                Some(Ok(Claimed::Mine(held))) => return self.fetch_for_all(source, held).await,
+                Some(Ok(Claimed::Taken(entry))) => entry,
+                Some(Err(_)) | None => return Ok(source.fetch().await?),
+            };
+            let may_be_older = source.remember >= Duration::from_secs(1);
+            match self.word(&entry, source).await {
+                Word::Asking => waited = wait(state, &key, &entry).await,
+                Word::Brought(manifest) if waited || may_be_older => return Ok(manifest),
+                Word::Failed(error) if waited => return Err(error),
+                Word::Unclear => return Ok(source.fetch().await?),
+                Word::Brought(_) | Word::Failed(_) => {
+                    match self.instead_of(state, &key, entry).await {
+                        Some(held) => return self.fetch_for_all(source, held).await,
+                        None => waited = false,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Claims the key of an answer that is too old.
+    async fn instead_of(&self, state: &SharedState, key: &StateKey, old: Entry) -> Option<Held> {
+        let asked = codec::encode(&ManifestRecord::Asked).into();
+        let held = self.0.turns.in_time(state.hold_over(key, asked, old.revision, LEASE)).await;
+        held.and_then(Result::ok)
+    }
+
+    async fn fetch_for_all(
+        &self,
+        source: &ManifestSource,
+        held: Held,
+    ) -> Result<FetchedManifest, FlightError> {
+        let fetched = source.fetch().await;
+        let left = match &fetched {
+            Ok(manifest) => Some((self.brought(manifest), source.kept_for())),
+            Err(error) if is_of_the_upstream(error.class()) => Some((failed(error), FAILED)),
+            // It may be ours alone; the next one asks.
+            Err(_) => None,
+        };
+        if let Some((record, kept_for)) = left {
+            let flights = self.clone();
+            let manifest = fetched.as_ref().ok().cloned();
+            self.0.tasks.spawn(async move {
+                flights.leave_for_others(held, record, manifest, kept_for).await
+            });
+        }
+        Ok(fetched?)
+    }
+
+    fn brought(&self, manifest: &FetchedManifest) -> ManifestRecord {
+        let inline = manifest.bytes.len() <= INLINE;
+        ManifestRecord::Brought {
+            digest: manifest.digest.clone(),
+            media_type: manifest.media_type,
+            bytes: inline.then(|| manifest.bytes.to_vec()),
+        }
+    }
+
+    /// Off the path of the answer. What cannot be left is asked for again.
+    async fn leave_for_others(
+        &self,
+        held: Held,
+        record: ManifestRecord,
+        manifest: Option<FetchedManifest>,
+        kept_for: Duration,
+    ) {
+        if let (ManifestRecord::Brought { bytes: None, .. }, Some(manifest)) = (&record, manifest) {
+            let store = self.0.keeper.store();
+            if store.stage_manifest(&manifest.digest, manifest.bytes).await.is_err() {
+                return;
+            }
+        }
+        if let Err(error) = held.bequeath(codec::encode(&record).into(), kept_for).await {
+            tracing::debug!(%error, "manifest not left for others");
+        }
+    }
+
+    async fn word(&self, entry: &Entry, source: &ManifestSource) -> Word {
+        match codec::decode::<ManifestRecord>(&entry.value) {
+            Ok(ManifestRecord::Asked) => Word::Asking,
+            Ok(ManifestRecord::Brought { digest, media_type, bytes }) => {
+                let bytes = match bytes {
+                    Some(bytes) => Some(Bytes::from(bytes)),
+                    None => self.0.keeper.store().staged_manifest(&digest).await.ok().flatten(),
+                };
+                let manifest = bytes.and_then(|bytes| checked(digest, media_type, bytes, source));
+                manifest.map_or(Word::Unclear, Word::Brought)
+            }
+            Ok(ManifestRecord::Failed { class, reason, retry_after_seconds }) => {
+                let retry_after = retry_after_seconds.map(Duration::from_secs);
+                Word::Failed(FlightError::Elsewhere { class, retry_after, reason })
+            }
+            // Another version's.
+            Err(_) => Word::Unclear,
+        }
+    }
+}
+
+/// Whether it is what was asked for is not taken on trust.
+fn checked(
+    digest: Digest,
+    media_type: MediaType,
+    bytes: Bytes,
+    source: &ManifestSource,
+) -> Option<FetchedManifest> {
+    let named = match &source.reference {
+        Reference::Digest(named) => *named == digest,
+        Reference::Tag(_) => true,
+    };
+    let right = named && digest.matches(&bytes);
+    right.then_some(FetchedManifest { digest, media_type, bytes })
+}
+
+fn failed(error: &UpstreamError) -> ManifestRecord {
+    ManifestRecord::Failed {
+        class: error.class(),
+        reason: error.to_string(),
+        retry_after_seconds: error.retry_after().map(|pause| pause.as_secs()),
+    }
+}
+
+/// Waits until the entry is another one, or gone. True, since then it was waited for.
+async fn wait(state: &SharedState, key: &StateKey, entry: &Entry) -> bool {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        sleep(pause).await;
+        match state.get(key).await {
+            Ok(Some(now)) if is_same(&now, entry) => {}
+            Ok(_) | Err(BusError::Malformed { .. }) => return true,
+            // The next claim says what to do without a bus.
+            Err(_) => return true,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// A lease that is only kept alive says the same under a new revision.
+fn is_same(one: &Entry, other: &Entry) -> bool {
+    (&one.owner, &one.value) == (&other.owner, &other.value)
+}
