@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Layers pulled at once.
 const WIDTH: usize = 3;
+/// Longest wait for the next bytes.
+const IDLE: Duration = Duration::from_secs(15);
 /// Tries for one blob.
 const TRIES: usize = 40;
 
@@ -28,7 +30,9 @@ pub struct Pulled {
 impl Puller {
     /// The first of `frontends` (URLs) is asked; the next when it breaks off.
     pub fn new(frontends: impl IntoIterator<Item = String>) -> Self {
-        Self { http: reqwest::Client::new(), frontends: frontends.into_iter().collect() }
+        let http = reqwest::Client::builder().read_timeout(IDLE).build();
+        let http = http.expect("the settings are valid");
+        Self { http, frontends: frontends.into_iter().collect() }
     }
 
     /// Pulls `repository:tag`. Every digest is checked.

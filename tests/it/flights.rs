@@ -115,7 +115,7 @@ mod large {
         cluster.upstream.insert(&image, "app", "1");
         let layer = image.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone();
         let layer_path = format!("*/blobs/{}", layer.digest);
-        cluster.upstream.inject(&layer_path, Fault::slow(100 * MIB));
+        cluster.upstream.inject(&layer_path, Fault::slow(50 * MIB));
         let pulls = cluster
             .pullers(6)
             .into_iter()

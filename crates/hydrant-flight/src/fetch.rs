@@ -3,6 +3,7 @@
 use crate::{
     error::FlightError,
     flights::Source,
+    insurance::insured,
     load::{Body, Load, Taken},
 };
 use futures::StreamExt;
@@ -27,7 +28,7 @@ pub(crate) async fn open(load: &mut Load, source: &Source) -> Result<Body, Fligh
     agree(source.size, body.size)?;
     let size = source.bound(body.size).await?;
     load.open(size)?;
-    Ok(body.into())
+    Ok(insured(load.flight(), body.into()))
 }
 
 /// Takes `body` into `load`, and where it breaks off, asks for the rest; then confirms the digest.
@@ -54,7 +55,7 @@ pub(crate) async fn fetch(
         tracing::debug!(digest = %source.digest, offset = load.at(), error = %broken,
             "upstream body broke off, resuming");
         body = match halt.run_until_cancelled(rest(load, source)).await {
-            Some(body) => body?.into(),
+            Some(body) => insured(load.flight(), body?.into()),
             None => return Ok(Fetched::Halted),
         };
     }

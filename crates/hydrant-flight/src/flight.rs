@@ -1,6 +1,6 @@
 //! One blob on its way: what its followers see of it, and how they read along.
 
-use crate::{error::FlightError, spool::SpoolReader};
+use crate::{error::FlightError, insurance::Followers, peers::Offer, spool::SpoolReader};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use hydrant_proto::{Digest, RepositoryName, state::MAX_GRANTS};
@@ -14,6 +14,8 @@ use tokio::sync::{Notify, watch};
 
 /// Bytes a reader takes from the spool at a time.
 const BLOCK: u64 = 256 * 1024;
+/// Most followers whose offers are kept in mind.
+const MAX_OFFERS: usize = 64;
 
 /// Who may read a flight along: a repository, as long as its content comes from this origin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +47,9 @@ pub(crate) struct Shared {
     grants: Mutex<Grants>,
     /// Told of each new grant.
     more: Notify,
+    pub followers: Followers,
+    /// What followers have of the blob.
+    offers: Mutex<Vec<Offer>>,
 }
 
 /// Repositories that may read a flight, and are linked to the blob when it is stored.
@@ -100,6 +105,8 @@ impl Flight {
             spool: OnceLock::new(),
             grants: Mutex::default(),
             more: Notify::new(),
+            followers: Followers::default(),
+            offers: Mutex::default(),
         }))
     }
 
@@ -135,6 +142,25 @@ impl Flight {
     /// The grants to tell other processes of.
     pub(crate) fn granted(&self) -> Vec<String> {
         self.granting().all.iter().take(MAX_GRANTS).map(ToString::to_string).collect()
+    }
+
+    /// Keeps in mind what a follower has.
+    pub(crate) fn offered(&self, offer: Offer) {
+        let mut offers = self.offers();
+        offers.retain(|known| known.address != offer.address);
+        if offers.len() < MAX_OFFERS {
+            offers.push(offer);
+        }
+    }
+
+    /// The most that a follower has, beyond what is here.
+    pub(crate) fn best_offer(&self, here: u64) -> Option<Offer> {
+        let offers = self.offers();
+        offers.iter().filter(|offer| offer.upto > here).max_by_key(|offer| offer.upto).cloned()
+    }
+
+    fn offers(&self) -> MutexGuard<'_, Vec<Offer>> {
+        self.0.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when there are more grants to tell of.

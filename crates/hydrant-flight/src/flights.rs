@@ -5,6 +5,7 @@ use crate::{
     error::FlightError,
     flight::{Flight, Grant, Stage},
     keep::Keeper,
+    lead::Start,
     load::Load,
     peers::Peers,
     spool::Spool,
@@ -186,14 +187,16 @@ impl Flights {
         }
         let mut load = Load::new(flight, &self.0.spool);
         let mut turn = self.0.turns.take(flight, upstream(source)).await;
+        let mut start = Start::Fresh;
         loop {
             let next = match turn {
                 // Boxed: each part's state would otherwise sit beside the others'.
                 Turn::Lead(tenure) => {
-                    Box::pin(self.lead(flight, &mut load, source, tenure)).await?
+                    Box::pin(self.lead(flight, &mut load, source, tenure, start)).await?
                 }
                 Turn::Follow(leader) => {
                     self.may_join(flight, &load, look, &leader)?;
+                    start = Start::After;
                     Box::pin(self.follow(flight, &mut load, source, leader)).await?
                 }
                 Turn::Look(leader) => {

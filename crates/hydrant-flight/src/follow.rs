@@ -7,7 +7,7 @@ use crate::{
     flight::Flight,
     flights::{Flights, Source},
     load::{Body, Load},
-    peers::{Along, Answer, Report},
+    peers::{Along, Answer, Offer, Report},
     turn::{Leader, Tenure, Turn},
 };
 use futures::StreamExt;
@@ -104,7 +104,10 @@ impl Following<'_> {
     }
 
     fn read(&self, load: &Load) -> impl Future<Output = Answer<Along>> {
-        self.flights.0.peers.read(self.leader, &self.source.digest, load.at())
+        let address = self.flights.0.turns.address().filter(|_| load.at() > 0);
+        let key = self.flight.key().to_owned();
+        let offer = address.map(|address| Offer { address, key, upto: load.at() });
+        self.flights.0.peers.read(self.leader, &self.source.digest, load.at(), offer)
     }
 
     /// Takes bytes as long as they come from the leader; `None` when all are here.

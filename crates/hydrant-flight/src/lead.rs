@@ -6,6 +6,7 @@ use crate::{
     flight::Flight,
     flights::{Flights, Source},
     load::Load,
+    peers::Answer,
     turn::{Tenure, Turn},
 };
 use hydrant_telemetry::metrics::{FlightPart, metrics};
@@ -14,6 +15,19 @@ use tokio_util::sync::CancellationToken;
 
 /// Tries to write a verified blob to storage before it is left to the next flight.
 const STORE_TRIES: u32 = 3;
+
+/// How long one that takes over waits for the others to say what they have: each of them looks for
+/// its new leader at least that often.
+const ASSEMBLY: Duration = Duration::from_millis(1_250);
+
+/// What a leader starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nobody had the blob.
+    Fresh,
+    /// Another process led before, and was followed.
+    After,
+}
 
 /// How far a leader came.
 enum Led {
@@ -32,11 +46,19 @@ impl Flights {
         load: &mut Load,
         source: &Source,
         mut tenure: Tenure,
+        start: Start,
     ) -> Result<Option<Turn>, FlightError> {
-        metrics().flights.part(part(load, &tenure));
+        metrics().flights.part(part(start, &tenure));
         let halt = CancellationToken::new();
         let (led, next) = {
-            let mut work = pin!(self.work(flight, load, source, &halt));
+            let assembled = start == Start::After && tenure.is_held();
+            let work = async {
+                if assembled {
+                    self.assemble(flight, load, &halt).await?;
+                }
+                self.work(flight, load, source, &halt).await
+            };
+            let mut work = pin!(work);
             tokio::select! {
                 led = &mut work => (led?, None),
                 next = tenure.deposed() => {
@@ -55,6 +77,27 @@ impl Flights {
                 Ok(None)
             }
         }
+    }
+
+    /// Takes what the follower with the most bytes has, so that they are not fetched twice.
+    async fn assemble(
+        &self,
+        flight: &Flight,
+        load: &mut Load,
+        halt: &CancellationToken,
+    ) -> Result<(), FlightError> {
+        if load.is_full() {
+            return Ok(());
+        }
+        halt.run_until_cancelled(tokio::time::sleep(ASSEMBLY)).await;
+        let Some(offer) = flight.best_offer(load.at()) else { return Ok(()) };
+        let accepted = self.0.peers.accept(&offer, flight.digest(), load.at());
+        if let Some(Answer::Here(along)) = halt.run_until_cancelled(accepted).await {
+            load.open(along.size)?;
+            let taken = load.take(along.body, halt).await?;
+            tracing::debug!(peer = %offer.address, offset = load.at(), ?taken, "took what it has");
+        }
+        Ok(())
     }
 
     async fn work(
@@ -120,10 +163,10 @@ impl Flights {
     }
 }
 
-fn part(load: &Load, tenure: &Tenure) -> FlightPart {
-    match (tenure.is_held(), load.is_open()) {
-        (true, false) => FlightPart::Lead,
-        (true, true) => FlightPart::TakeOver,
+fn part(start: Start, tenure: &Tenure) -> FlightPart {
+    match (tenure.is_held(), start) {
+        (true, Start::Fresh) => FlightPart::Lead,
+        (true, Start::After) => FlightPart::TakeOver,
         (false, _) => FlightPart::Alone,
     }
 }

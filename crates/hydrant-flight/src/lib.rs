@@ -13,6 +13,7 @@ mod fetch;
 mod flight;
 mod flights;
 mod follow;
+mod insurance;
 mod keep;
 mod lead;
 mod load;

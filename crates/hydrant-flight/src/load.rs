@@ -54,6 +54,10 @@ impl Load {
         Self { flight: flight.clone(), spool: spool.clone(), open: None }
     }
 
+    pub fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
     /// Bytes here.
     pub fn at(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.at)

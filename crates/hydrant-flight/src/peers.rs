@@ -8,12 +8,39 @@ use futures::{StreamExt, TryStreamExt};
 use hydrant_proto::{Digest, FailureClass, FlightRecord};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 /// Longest wait for a connection within a cluster.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Most bytes of a report.
 const MAX_REPORT: usize = 16 * 1024;
+
+/// Tells what a follower has itself: see [`Offer`].
+pub(crate) const OFFER: &str = "x-hydrant-offer";
+
+/// What a follower has of a blob, for a leader that has less: `<address> <key> <bytes>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub address: SocketAddr,
+    pub key: String,
+    /// Bytes it has, from the first one on.
+    pub upto: u64,
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.address, self.key, self.upto)
+    }
+}
+
+impl Offer {
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let address = words.next()?.parse().ok()?;
+        let (key, upto) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+        words.next().is_none().then_some(Self { address, key, upto })
+    }
+}
 
 /// Why a flight failed, as a leader tells its followers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +59,17 @@ pub(crate) enum Answer<T> {
     Failed(Report),
     /// No answer that means anything.
     Unreachable(String),
+}
+
+impl<T> Answer<T> {
+    fn and_then<U>(self, next: impl FnOnce(T) -> Answer<U>) -> Answer<U> {
+        match self {
+            Self::Here(here) => next(here),
+            Self::Gone => Answer::Gone,
+            Self::Failed(report) => Answer::Failed(report),
+            Self::Unreachable(why) => Answer::Unreachable(why),
+        }
+    }
 }
 
 /// The bytes of a flight from some offset on, and the size of the whole blob.
@@ -55,19 +93,31 @@ impl Peers {
         Ok(Self(client.build()?))
     }
 
-    /// The bytes from `from` on, as they arrive at the leader. Waits for as long as the leader
-    /// waits for its upstream.
-    pub async fn read(&self, leader: &Leader, digest: &Digest, from: u64) -> Answer<Along> {
-        let Some(ask) = self.ask(&leader.record, &format!("flights/{digest}")) else {
+    /// The bytes from `from` on, as they arrive at the leader, who is told what we have ourselves.
+    /// Waits for as long as the leader waits for its upstream.
+    pub async fn read(
+        &self,
+        leader: &Leader,
+        digest: &Digest,
+        from: u64,
+        offer: Option<Offer>,
+    ) -> Answer<Along> {
+        let Some(mut ask) = self.ask(&leader.record, &format!("flights/{digest}")) else {
             return Answer::Unreachable(format!("{:?} is no address", leader.record.peer));
         };
-        let ask = ask.header(header::RANGE, format!("bytes={from}-"));
-        match answer(ask).await {
-            Answer::Here(response) => along(response, from),
-            Answer::Gone => Answer::Gone,
-            Answer::Failed(report) => Answer::Failed(report),
-            Answer::Unreachable(why) => Answer::Unreachable(why),
+        if let Some(offer) = offer {
+            ask = ask.header(OFFER, offer.to_string());
         }
+        let ask = ask.header(header::RANGE, format!("bytes={from}-"));
+        answer(ask).await.and_then(|response| along(response, from))
+    }
+
+    /// The bytes from `from` up to what was offered.
+    pub async fn accept(&self, offer: &Offer, digest: &Digest, from: u64) -> Answer<Along> {
+        let ask = self.0.get(format!("http://{}/flights/{digest}", offer.address));
+        let range = format!("bytes={from}-{}", offer.upto.saturating_sub(1));
+        let ask = ask.bearer_auth(&offer.key).header(header::RANGE, range);
+        answer(ask).await.and_then(|response| along(response, from))
     }
 
     /// Waits until the leader has stored the blob.
@@ -75,12 +125,7 @@ impl Peers {
         let Some(ask) = self.ask(&leader.record, &format!("flights/{digest}/stored")) else {
             return Answer::Gone;
         };
-        match answer(ask).await {
-            Answer::Here(_) => Answer::Here(()),
-            Answer::Gone => Answer::Gone,
-            Answer::Failed(report) => Answer::Failed(report),
-            Answer::Unreachable(why) => Answer::Unreachable(why),
-        }
+        answer(ask).await.and_then(|_| Answer::Here(()))
     }
 
     fn ask(&self, record: &FlightRecord, path: &str) -> Option<RequestBuilder> {

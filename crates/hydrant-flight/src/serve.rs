@@ -5,7 +5,8 @@ use crate::{
     error::FlightError,
     flight::{Flight, Opened},
     flights::Flights,
-    peers::Report,
+    insurance::Follower,
+    peers::{OFFER, Offer, Report},
 };
 use axum::{
     Json, Router,
@@ -15,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures::TryStreamExt;
 use hydrant_proto::Digest;
 use subtle::ConstantTimeEq;
 
@@ -28,25 +30,30 @@ impl Flights {
     }
 }
 
-/// `GET /flights/<digest>`: the bytes from the start of `Range` (`bytes=<n>-`) on, as they arrive.
-/// The last one is withheld until the digest is confirmed.
+/// `GET /flights/<digest>`: the bytes of `Range` (`bytes=<n>-` or `bytes=<n>-<m>`), as they arrive.
+/// The last one of the blob is withheld until the digest is confirmed.
 async fn read(
     State(flights): State<Flights>,
     Path(digest): Path<String>,
     asked: HeaderMap,
 ) -> Result<Response, Refusal> {
     let flight = find(&flights, &digest, &asked)?;
+    let offer = asked.get(OFFER).and_then(|value| value.to_str().ok()).and_then(Offer::parse);
+    if let Some(offer) = offer {
+        flight.offered(offer);
+    }
     let Opened::Flying { size: Some(size) } = flight.opened().await? else {
         return Err(Refusal::Unknown);
     };
-    let from = first_byte(&asked).filter(|from| *from < size).ok_or(Refusal::Range)?;
-    let range = format!("bytes {from}-{}/{size}", size - 1);
+    let (from, until) = wanted(&asked, size).ok_or(Refusal::Range)?;
     let headers = [
-        (header::CONTENT_RANGE, range),
-        (header::CONTENT_LENGTH, (size - from).to_string()),
+        (header::CONTENT_RANGE, format!("bytes {from}-{}/{size}", until - 1)),
+        (header::CONTENT_LENGTH, (until - from).to_string()),
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
     ];
-    let body = Body::from_stream(flight.read(from, None));
+    let follower = Follower::new(&flight, from);
+    let bytes = flight.read(from, Some(until)).inspect_ok(move |block| follower.given(block.len()));
+    let body = Body::from_stream(bytes);
     Ok((StatusCode::PARTIAL_CONTENT, headers, body).into_response())
 }
 
@@ -72,9 +79,16 @@ fn find(flights: &Flights, digest: &str, asked: &HeaderMap) -> Result<Flight, Re
     }
 }
 
-fn first_byte(asked: &HeaderMap) -> Option<u64> {
+/// The first byte that is asked for, and the one after the last.
+fn wanted(asked: &HeaderMap, size: u64) -> Option<(u64, u64)> {
     let range = asked.get(header::RANGE)?.to_str().ok()?;
-    range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let from: u64 = first.parse().ok()?;
+    let until = match last {
+        "" => size,
+        last => last.parse::<u64>().ok()?.checked_add(1)?.min(size),
+    };
+    (from < until).then_some((from, until))
 }
 
 enum Refusal {

@@ -119,6 +119,11 @@ impl Turns {
         }
     }
 
+    /// Where other processes reach this one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.cluster.as_ref().map(|cluster| cluster.address)
+    }
+
     /// Where other values are shared than who leads.
     pub fn state(&self) -> Option<&SharedState> {
         self.cluster.as_ref().map(|cluster| &cluster.state)

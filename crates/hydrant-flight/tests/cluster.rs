@@ -234,6 +234,30 @@ async fn a_follower_goes_on_where_a_leader_that_stopped_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_over_has_what_the_others_have_before_it_asks_upstream() {
+    let lab = Lab::start(32 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(8 * MIB));
+    first.lead().await;
+    let ahead = second.fly().await;
+    spooled(&ahead, 24 * MIB).await;
+    // Others come late, and get nothing before the leader is gone.
+    first.to_peer.flow(Flow::Refuse);
+    let late = [lab.member().await, lab.member().await, lab.member().await];
+    let known = first.to_peer.connections();
+    let behind = futures::future::join_all(late.iter().map(Member::fly)).await;
+    until("all to look for the leader", LIMIT, async || {
+        (first.to_peer.connections() > known + 2 * late.len()).then_some(())
+    })
+    .await;
+    first.flights.stop().await;
+    for flight in behind.iter().chain([&ahead]) {
+        lab.check(flight).await;
+    }
+    assert!(lab.read_bytes() < lab.layer.size + 8 * MIB, "{} bytes", lab.read_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_leader_is_replaced_and_follows_when_it_wakes() {
     let lab = Lab::start(24 * MIB).await;
     let (first, second) = (lab.member().await, lab.member().await);

@@ -1,0 +1,105 @@
+//! Followers insure a flight: what the first of them has need not be fetched again when the leader
+//! dies. So a leader stays close to it, within limits: a bad link costs the flight some speed, and
+//! never more than that.
+
+use crate::{error::FlightError, flight::Flight, load::Body};
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::{sync::watch, time::timeout};
+
+/// How far a leader runs ahead of the first of its followers, in bytes. With what sockets and
+/// batches hold it stays below a part of 16 MiB.
+const AHEAD: u64 = 4 * 1024 * 1024;
+/// Longest wait for followers in each [`AHEAD`] bytes: the worst of links leaves 32 MiB/s.
+const PATIENCE: Duration = Duration::from_millis(125);
+
+/// How far the followers of a flight are.
+#[derive(Debug, Default)]
+pub(crate) struct Followers(watch::Sender<Positions>);
+
+#[derive(Debug, Default)]
+struct Positions {
+    next: u64,
+    /// Up to which byte of the blob each was given it.
+    of: BTreeMap<u64, u64>,
+}
+
+impl Followers {
+    /// Waits while the first of them is too far behind `at`, and says whether it came along in
+    /// time.
+    async fn come_along(&self, at: u64) -> bool {
+        let near = |positions: &Positions| {
+            positions.of.values().max().is_none_or(|first| first + AHEAD >= at)
+        };
+        timeout(PATIENCE, self.0.subscribe().wait_for(near)).await.is_ok()
+    }
+}
+
+/// One follower reading, until it is dropped.
+pub(crate) struct Follower {
+    flight: Flight,
+    id: u64,
+}
+
+impl Follower {
+    /// One that has the bytes before `at`.
+    pub fn new(flight: &Flight, at: u64) -> Self {
+        let mut id = 0;
+        flight.0.followers.0.send_modify(|positions| {
+            id = positions.next;
+            positions.next += 1;
+            positions.of.insert(id, at);
+        });
+        Self { flight: flight.clone(), id }
+    }
+
+    pub fn given(&self, bytes: usize) {
+        self.flight.0.followers.0.send_modify(|positions| {
+            if let Some(at) = positions.of.get_mut(&self.id) {
+                *at += bytes as u64;
+            }
+        });
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.flight.0.followers.0.send_modify(|positions| {
+            positions.of.remove(&self.id);
+        });
+    }
+}
+
+/// `body`, taken no faster than the first follower comes along.
+pub(crate) fn insured(flight: &Flight, body: Body) -> Body {
+    let Body { offset, stream } = body;
+    let paced = Paced { flight: flight.clone(), chunks: stream, at: offset, alone_until: 0 };
+    let stream = stream::unfold(paced, |mut paced| async move {
+        let chunk = paced.next().await?;
+        Some((chunk, paced))
+    });
+    Body { offset, stream: stream.boxed() }
+}
+
+struct Paced {
+    flight: Flight,
+    chunks: BoxStream<'static, Result<Bytes, FlightError>>,
+    at: u64,
+    /// Up to where nobody is waited for, after a wait in vain.
+    alone_until: u64,
+}
+
+impl Paced {
+    async fn next(&mut self) -> Option<Result<Bytes, FlightError>> {
+        if self.at >= self.alone_until && !self.flight.0.followers.come_along(self.at).await {
+            self.alone_until = self.at + AHEAD;
+        }
+        let chunk = self.chunks.next().await?;
+        self.at += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Some(chunk)
+    }
+}
