@@ -46,8 +46,6 @@ pub enum StateKey {
     /// Who is fetching this manifest, and then what it got: `manifest.<hash>`, where the hash is of
     /// where it comes from and its reference.
     Manifest(String),
-    /// What the fleet thinks of an upstream: `breaker.<upstream>`.
-    Breaker(String),
     /// Who may send an upstream whose breaker is not closed its next probe: `probe.<upstream>`.
     Probe(String),
     /// What is left of an upstream's budget: `quota.<upstream>`.
@@ -64,7 +62,6 @@ impl fmt::Display for StateKey {
             }
             Self::Breaker { upstream, process } => write!(f, "breaker.{upstream}.{process}"),
             Self::Manifest(hash) => write!(f, "manifest.{hash}"),
-            Self::Breaker(upstream) => write!(f, "breaker.{upstream}"),
             Self::Probe(upstream) => write!(f, "probe.{upstream}"),
             Self::Quota(upstream) => write!(f, "quota.{upstream}"),
             Self::Check(tag) => write!(f, "check.{}.{}", tag.algorithm().as_str(), tag.hex()),

@@ -9,8 +9,8 @@
 
 use hydrant_proto::{
     BlobProgress, Cause, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
-    EventKind, FailureClass, FlightRecord, HydrationRequested, JobPhase, JobState, Lane, Message,
-    QuotaReport, SharedValue, UpstreamReport, Verdict,
+    EventKind, FailureClass, FlightRecord, HydrationRequested, JobPhase, JobState, Lane,
+    ManifestRecord, MediaType, Message, QuotaReport, SharedValue, UpstreamReport, Verdict,
     codec::{self, decode, encode},
 };
 use jiff::Timestamp;
