@@ -145,7 +145,6 @@ impl Fetching {
         }
         let (spool, budget) = (context.settings.spool_dir(), context.settings.spool.0);
         metrics().flights.spool_limit(budget);
-        let flights = Flights::new(context.store.clone(), spool.clone(), budget)
         let cluster = peers.map(|port| port.cluster(context));
         let flights = Flights::new(context.store.clone(), spool.clone(), budget, cluster)
             .with_context(|| format!("use the spool directory {} (--data)", spool.display()))?;
