@@ -3,10 +3,16 @@
 use bytes::Bytes;
 use futures::{Stream, stream};
 use hydrant_proto::{Algorithm, Digest, Hasher};
-use std::{io, ops::Range};
+use std::{io, ops::Range, sync::OnceLock};
 
 /// Most bytes made at once.
 const CHUNK: u64 = 64 * 1024;
+/// Most bytes cut from the pool at once.
+const SLICE: u64 = 512 * 1024;
+/// Bytes of the pool.
+const POOL: u64 = 16 * 1024 * 1024;
+/// Bytes at the start of pooled content that are its own.
+const OWN: u64 = 64;
 /// Bytes made by one step of the generator.
 const WORD: u64 = 8;
 
@@ -19,13 +25,20 @@ pub enum Content {
         seed: u64,
         length: u64,
     },
+    /// A few bytes that are this seed's own, then slices of one pool that the process holds in
+    /// memory: it costs no copy and next to no time to make, for servers that others are measured
+    /// against.
+    Pooled {
+        seed: u64,
+        length: u64,
+    },
 }
 
 impl Content {
     pub fn length(&self) -> u64 {
         match self {
             Self::Given(bytes) => bytes.len() as u64,
-            Self::Generated { length, .. } => *length,
+            Self::Generated { length, .. } | Self::Pooled { length, .. } => *length,
         }
     }
 
@@ -36,12 +49,12 @@ impl Content {
         hasher.finish()
     }
 
-    /// The bytes of `range`, which lies inside, in pieces of at most 64 KiB.
+    /// The bytes of `range`, which lies inside, in pieces of at most 512 KiB.
     pub fn chunks(&self, range: Range<u64>) -> impl Iterator<Item = Bytes> + Send + use<> {
         let content = self.clone();
         let mut at = range.start;
         std::iter::from_fn(move || {
-            let end = range.end.min(at + CHUNK);
+            let end = range.end.min(content.piece_end(at));
             (at < end).then(|| {
                 let chunk = content.part(at..end);
                 at = end;
@@ -64,6 +77,16 @@ impl Content {
         match self {
             Self::Given(bytes) => bytes.slice(index(range.start)..index(range.end)),
             Self::Generated { seed, .. } => generate(*seed, range),
+            Self::Pooled { seed, .. } => pooled(*seed, range),
+        }
+    }
+
+    /// Where a piece that begins at `at` ends at the latest.
+    fn piece_end(&self, at: u64) -> u64 {
+        match self {
+            Self::Given(_) | Self::Generated { .. } => at + CHUNK,
+            Self::Pooled { .. } if at < OWN => OWN,
+            Self::Pooled { seed, .. } => at + SLICE.min(POOL - place(*seed, at)),
         }
     }
 }
@@ -92,11 +115,34 @@ fn generate(seed: u64, range: Range<u64>) -> Bytes {
     Bytes::from(bytes).slice(skipped..skipped + index(range.end - range.start))
 }
 
+/// Bytes of pooled content: a slice of the pool where the range allows it, else a copy.
+fn pooled(seed: u64, range: Range<u64>) -> Bytes {
+    if range.end <= OWN {
+        return generate(seed, range);
+    }
+    let (start, length) = (place(seed, range.start), range.end - range.start);
+    if range.start >= OWN && start + length <= POOL {
+        return pool().slice(index(start)..index(start + length));
+    }
+    let pieces = Content::Pooled { seed, length: range.end }.chunks(range);
+    pieces.flatten().collect()
+}
+
+/// Where in the pool the byte `at` of the content of `seed` lies.
+fn place(seed: u64, at: u64) -> u64 {
+    (word(seed, u64::MAX) % POOL + at) % POOL
+}
+
+fn pool() -> &'static Bytes {
+    static BYTES: OnceLock<Bytes> = OnceLock::new();
+    BYTES.get_or_init(|| generate(0, 0..POOL))
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014), stepped to position `n` of the sequence of `seed`.
 fn word(seed: u64, n: u64) -> u64 {
     const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
     let start = seed.wrapping_mul(0xd134_2543_de82_ef95);
-    let z = start.wrapping_add(GAMMA.wrapping_mul(n + 1));
+    let z = start.wrapping_add(GAMMA.wrapping_mul(n.wrapping_add(1)));
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -116,5 +162,18 @@ mod tests {
         }
         assert_eq!(content.digest(), Digest::of(&whole));
         assert_ne!(content.digest(), Content::Generated { seed: 8, length: 300_001 }.digest());
+    }
+
+    #[test]
+    fn pooled_content_may_be_read_from_anywhere() {
+        let content = Content::Pooled { seed: 7, length: 2 * POOL + 1 };
+        let whole = content.bytes();
+        let ranges = [0..1, 3..OWN + 3, OWN..OWN + 9, POOL - 9..POOL + 9, 2 * POOL..2 * POOL + 1];
+        for range in ranges {
+            let part: Vec<u8> = content.chunks(range.clone()).flatten().collect();
+            assert_eq!(part, whole[index(range.start)..index(range.end)]);
+        }
+        let other = |seed| Content::Pooled { seed, length: 1_000 }.digest();
+        assert_ne!(other(1), other(2));
     }
 }

@@ -87,6 +87,10 @@ impl NatsServer {
         format!("{scheme_and_host}:{}", self.port.port())
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn port(&self) -> u16 {
         self.port.port()
     }

@@ -56,18 +56,36 @@ impl Registry {
         Self::serve(directory(), bucket(s3, prefix, true), None).await
     }
 
+    /// A pull-through cache of the registry at `remote` (`http://host:port`) with its own storage.
+    pub async fn proxy(remote: &str) -> Self {
+        let directory = directory();
+        let root = directory.path().join("data");
+        Self::configured(directory, proxying(filesystem(&root, false), remote), None).await
+    }
+
+    /// The same with its storage below `prefix` in the bucket of `s3`.
+    pub async fn proxy_on_s3(remote: &str, s3: &SeaweedFs, prefix: &str) -> Self {
+        Self::configured(directory(), proxying(bucket(s3, prefix, false), remote), None).await
+    }
+
     async fn serve(
         directory: TempDir,
         storage: Value,
         user: Option<(&'static str, &'static str)>,
     ) -> Self {
+        Self::configured(directory, json!({ "storage": storage }), user).await
+    }
+
+    async fn configured(
+        directory: TempDir,
+        mut config: Value,
+        user: Option<(&'static str, &'static str)>,
+    ) -> Self {
         let port = PortLease::take();
-        let mut config = json!({
-            "version": "0.1",
-            "log": { "level": "warn", "accesslog": { "disabled": false } },
-            "storage": storage,
-            "http": { "addr": format!("127.0.0.1:{}", port.port()), "secret": "testkit" },
-        });
+        config["version"] = json!("0.1");
+        config["log"] = json!({ "level": "warn", "accesslog": { "disabled": false } });
+        config["http"] =
+            json!({ "addr": format!("127.0.0.1:{}", port.port()), "secret": "testkit" });
         if user.is_some() {
             let file = directory.path().join("htpasswd");
             fs::write(&file, HTPASSWD).expect("the directory is writable");
@@ -92,6 +110,10 @@ impl Registry {
     /// `127.0.0.1:<port>`, as it stands in an image name.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port.port())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The Basic credentials it asks for.
@@ -163,6 +185,10 @@ fn filesystem(root: &Path, read_only: bool) -> Value {
     })
 }
 
+fn proxying(storage: Value, remote: &str) -> Value {
+    json!({ "storage": storage, "proxy": { "remoteurl": remote } })
+}
+
 fn bucket(s3: &SeaweedFs, prefix: &str, read_only: bool) -> Value {
     json!({
         "s3": {
@@ -232,6 +258,16 @@ mod tests {
         let reader = Registry::on_directory(&writer._directory.path().join("data")).await;
         let tags = client::plain().get(reader.url() + "/v2/lab/app/tags/list").send().await;
         assert!(tags.unwrap().text().await.unwrap().contains("\"1\""));
+    }
+
+    #[tokio::test]
+    async fn a_proxy_reads_from_its_remote() {
+        let remote = Registry::start().await;
+        remote.push(&ImageBuilder::new(1).layer(10).build(), "lab/app", "1").await;
+        let proxy = Registry::proxy(&remote.url()).await;
+        let get = client::plain().get(proxy.url() + "/v2/lab/app/manifests/1");
+        let get = get.header("accept", "application/vnd.oci.image.manifest.v1+json");
+        assert_eq!(get.send().await.unwrap().status(), 200);
     }
 
     #[tokio::test]

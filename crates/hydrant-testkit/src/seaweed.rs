@@ -80,6 +80,10 @@ impl SeaweedFs {
         format!("http://127.0.0.1:{}", self.port())
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn port(&self) -> u16 {
         self.ports.s3.port()
     }

@@ -1,0 +1,159 @@
+//! `cold`: what a cache costs the first client.
+
+use super::{GIB, KIB, MIB, clients};
+use crate::{
+    bars::{self, Figure},
+    contestant::{Contestant, Running, STATIC_AND_CACHE},
+    metric::{Metric, Values},
+    pull::{Model, pull},
+    report::Section,
+    stage::{Stage, sync_disks},
+    timeline::Timeline,
+    trials::Part,
+    upstream::Behaviour,
+    usage::Meter,
+};
+use anyhow::Result;
+
+const MEDIUM_SHAPED: &str = "350 MiB, 20 ms and 100 MB/s a connection";
+const MEDIUM_BARE: &str = "350 MiB, bare loopback";
+const LARGE_SHAPED: &str = "2 GiB layer, 20 ms and 100 MB/s a connection";
+const LARGE_RANGES: &str = "the same by a client that asks in four ranges";
+const SMALL_SHAPED: &str = "small image, 20 ms";
+
+const METRICS: [Metric; 6] = [
+    Metric::Wall,
+    Metric::FirstByte,
+    Metric::Amplification,
+    Metric::Cpu,
+    Metric::PeakMemory,
+    Metric::Busy,
+];
+
+struct Work {
+    part: &'static str,
+    about: &'static str,
+    layers: Vec<u64>,
+    upstream: Behaviour,
+    model: Model,
+    contestants: &'static [Contestant],
+}
+
+const ALL: [Contestant; 6] = [
+    Contestant::Direct,
+    Contestant::Hydrant,
+    Contestant::HydrantS3,
+    Contestant::NginxCache,
+    Contestant::Registry,
+    Contestant::RegistryS3,
+];
+const ON_FILES: [Contestant; 4] =
+    [Contestant::Direct, Contestant::Hydrant, Contestant::NginxCache, Contestant::Registry];
+const TWO: [Contestant; 2] = [Contestant::Direct, Contestant::Hydrant];
+
+fn works(stage: &Stage) -> Vec<Work> {
+    let shaped = Behaviour::latency(20).megabytes_per_connection(100);
+    // Quick runs keep the shape and shrink the sizes.
+    let shrunk = stage.effort().pick(64, 8, 1);
+    let medium: Vec<u64> = [200, 100, 40, 8, 2].map(|mib| mib * MIB / shrunk).into();
+    let large = vec![2 * GIB / shrunk];
+    let work = |part, about, layers: &[u64], upstream, contestants| Work {
+        part,
+        about,
+        layers: layers.to_vec(),
+        upstream,
+        model: Model::Docker,
+        contestants,
+    };
+    let small = [256 * KIB, 64 * KIB, 4 * KIB];
+    vec![
+        work(SMALL_SHAPED, "Three layers, 324 KiB in all.", &small, Behaviour::latency(20), &ALL),
+        work(MEDIUM_SHAPED, "Five layers from a usual registry.", &medium, shaped, &ALL),
+        work(
+            MEDIUM_BARE,
+            "Five layers as fast as loopback goes: hashing and storing share the cores.",
+            &medium,
+            Behaviour::default(),
+            &ALL,
+        ),
+        work(
+            LARGE_SHAPED,
+            "One layer, which a single connection bounds.",
+            &large,
+            shaped,
+            &ON_FILES,
+        ),
+        Work {
+            model: Model::Containerd,
+            ..work(LARGE_RANGES, "containerd's parallel ranges.", &large, shaped, &TWO)
+        },
+    ]
+}
+
+pub async fn play(stage: &mut Stage) -> Result<()> {
+    stage
+        .section
+        .set("client", "HEAD tag, index, manifest, three layers at a time, digests verified");
+    stage.section.set("store and processes", "new and empty for each pull; disks synced before");
+    stage.section.set("nginx", STATIC_AND_CACHE);
+    for work in works(stage) {
+        let size: u64 = work.layers.iter().sum();
+        let about = format!("{} {} bytes of layers.", work.about, size);
+        let part = Part::new(work.part, &about, &METRICS).against(Contestant::Direct.name());
+        let contestants = stage.contestants(work.contestants);
+        stage
+            .rounds(part, &contestants, async |stage, contestant, _| {
+                trial(stage, *contestant, &work).await
+            })
+            .await;
+    }
+    Ok(())
+}
+
+async fn trial(stage: &mut Stage, contestant: Contestant, work: &Work) -> Result<Values> {
+    let image = stage.image(&work.layers).await?;
+    let running = contestant.start(stage, 1).await?;
+    sync_disks().await?;
+    stage.upstream.behave(work.upstream).await?;
+    stage.upstream.reset().await?;
+    let timeline = watch(stage, contestant, &running);
+    let meter = Meter::start(&running.watched);
+    let pulled = pull(running.source(0), &image.repository, &image.tag, work.model).await?;
+    let mut values = Values::from([
+        (Metric::Wall, pulled.took.as_secs_f64()),
+        (Metric::FirstByte, pulled.first_byte.as_secs_f64() * 1e3),
+    ]);
+    // Of hydrant, the work behind the pull belongs to it as well.
+    clients::hydrated(&running, &[&image]).await?;
+    meter.read(pulled.bytes, &mut values);
+    clients::cost(stage, &[&image], &mut values).await?;
+    stage.upstream.behave(Behaviour::default()).await?;
+    if let Some(timeline) = timeline {
+        let charts = timeline.charts(&format!("{}, {contestant}", work.part)).await;
+        stage.section.put_charts(charts);
+    }
+    Ok(values)
+}
+
+/// Over time only of hydrant, which the page has the room for.
+fn watch(stage: &Stage, contestant: Contestant, running: &Running) -> Option<Timeline> {
+    let is_wanted = contestant == Contestant::Hydrant;
+    is_wanted.then(|| Timeline::start(running.watched.clone(), &stage.upstream, None))
+}
+
+pub fn figures(section: &Section) -> Vec<Figure> {
+    let (direct, hydrant, s3) =
+        (Contestant::Direct.name(), Contestant::Hydrant.name(), Contestant::HydrantS3.name());
+    let empty = Part::default();
+    let part = |name| section.part(name).unwrap_or(&empty);
+    let (shaped, bare, large) = (part(MEDIUM_SHAPED), part(MEDIUM_BARE), part(LARGE_SHAPED));
+    vec![
+        bars::COLD_SHAPED.ratio(shaped, hydrant, direct, Metric::Wall),
+        bars::COLD_SHAPED_S3.ratio(shaped, s3, direct, Metric::Wall),
+        bars::COLD_LARGE.ratio(large, hydrant, direct, Metric::Wall),
+        bars::COLD_BARE.ratio(bare, hydrant, direct, Metric::Wall),
+        bars::COLD_BARE_S3.ratio(bare, s3, direct, Metric::Wall),
+        bars::COLD_FIRST_BYTE.difference(shaped, hydrant, direct, Metric::FirstByte),
+        bars::MEMORY_LARGE.value(large, hydrant, Metric::PeakMemory),
+    ]
+}

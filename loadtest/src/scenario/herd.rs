@@ -1,0 +1,176 @@
+//! `herd`: many clients at once, and what they cost the upstream.
+
+use super::{KIB, MIB, clients};
+use crate::{
+    bars::{self, Figure},
+    contestant::{Contestant, STATIC_AND_CACHE},
+    metric::{Metric, Values},
+    pull::Model,
+    report::Section,
+    stage::Stage,
+    timeline::Timeline,
+    trials::Part,
+    upstream::{Behaviour, Inserted},
+    usage::Meter,
+};
+use anyhow::Result;
+
+const FRONTENDS: usize = 3;
+const FIFTY: &str = "50 clients, one image";
+const MANY: &str = "200 clients, one image";
+const MIX: &str = "clients over a mix of images";
+const STREAMS: &str = "500 cold streams at once";
+
+const METRICS: [Metric; 8] = [
+    Metric::Amplification,
+    Metric::MostGets,
+    Metric::UpstreamRequests,
+    Metric::Wall,
+    Metric::P50,
+    Metric::P99,
+    Metric::PeakMemory,
+    Metric::Errors,
+];
+
+const CONTESTANTS: [Contestant; 3] =
+    [Contestant::Hydrant, Contestant::NginxCache, Contestant::Registry];
+
+pub async fn play(stage: &mut Stage) -> Result<()> {
+    stage
+        .section
+        .set("instances", format!("{FRONTENDS}; hydrant: frontends over one store, one importer"));
+    stage.section.set("upstream", "20 ms, 100 MB/s a connection");
+    stage.section.set("nginx", STATIC_AND_CACHE);
+    let effort = stage.effort();
+    let layers =
+        effort.pick(vec![MIB, 64 * KIB], vec![4 * MIB, MIB], vec![20 * MIB, 8 * MIB, 4 * MIB]);
+    one_image(stage, FIFTY, effort.pick(8, 50, 50), &layers).await;
+    if !stage.options.is_external() || effort > crate::arguments::Effort::Quick {
+        one_image(stage, MANY, effort.pick(16, 200, 200), &layers).await;
+    }
+    mix(stage).await;
+    streams(stage).await;
+    Ok(())
+}
+
+async fn one_image(stage: &mut Stage, name: &str, count: usize, layers: &[u64]) {
+    let about = format!("{count} clients pull one image through {FRONTENDS} instances.");
+    let part = Part::new(name, &about, &METRICS);
+    let contestants = stage.contestants(&CONTESTANTS);
+    stage
+        .rounds(part, &contestants, async |stage, contestant, _| {
+            let image = stage.image(layers).await?;
+            trial(stage, name, *contestant, FRONTENDS, &vec![&image; count]).await
+        })
+        .await;
+}
+
+/// Popular images are pulled often, others once in a while.
+async fn mix(stage: &mut Stage) {
+    let (kinds, count) = stage.effort().pick((4, 8), (10, 40), (30, 150));
+    let about = format!(
+        "{count} clients pull {kinds} images through {FRONTENDS} instances; the n-th image is \
+         pulled 1/n as often as the first (Zipf)."
+    );
+    let part = Part::new(MIX, &about, &METRICS);
+    let contestants = stage.contestants(&CONTESTANTS);
+    stage
+        .rounds(part, &contestants, async |stage, contestant, round| {
+            let images = stage.images(kinds, &[2 * MIB, 256 * KIB]).await?;
+            let chosen = zipf(kinds, count, u64::from(round));
+            let wanted: Vec<&Inserted> = chosen.into_iter().map(|n| &images[n]).collect();
+            trial(stage, MIX, *contestant, FRONTENDS, &wanted).await
+        })
+        .await;
+}
+
+/// Different images, each slow, so that all streams are open together.
+async fn streams(stage: &mut Stage) {
+    let count = stage.effort().pick(20, 100, 500);
+    let about = format!("{count} clients, each with an image of its own, through one instance.");
+    let part = Part::new(
+        STREAMS,
+        &about,
+        &[Metric::PeakMemory, Metric::Wall, Metric::P99, Metric::Errors],
+    );
+    let contestants = stage.contestants(&CONTESTANTS);
+    stage
+        .rounds(part, &contestants, async |stage, contestant, _| {
+            let images = stage.images(count, &[2 * MIB]).await?;
+            trial(stage, STREAMS, *contestant, 1, &images.iter().collect::<Vec<_>>()).await
+        })
+        .await;
+}
+
+/// Everybody pulls at once from somebody who has nothing.
+pub async fn trial(
+    stage: &mut Stage,
+    part: &str,
+    contestant: Contestant,
+    instances: usize,
+    images: &[&Inserted],
+) -> Result<Values> {
+    let running = contestant.start(stage, instances).await?;
+    let rate = if part == STREAMS { 512 * KIB } else { 100_000_000 };
+    let shaped = Behaviour { connection_rate: Some(rate), ..Behaviour::latency(20) };
+    stage.upstream.behave(shaped).await?;
+    stage.upstream.reset().await?;
+    let timeline = Timeline::start(running.watched.clone(), &stage.upstream, running.api.clone());
+    let meter = Meter::start(&running.watched);
+    let pulls = clients::at_once(&running, images, Model::Docker).await;
+    let mut values = pulls.values();
+    clients::hydrated(&running, images).await?;
+    meter.read(pulls.bytes(), &mut values);
+    clients::cost(stage, images, &mut values).await?;
+    stage.upstream.behave(Behaviour::default()).await?;
+    if let Some(error) = pulls.errors.first() {
+        let note = format!("{part}, {contestant}: {} pulls failed, as {error}", pulls.errors.len());
+        stage.section.note(note);
+    }
+    let charts = timeline.charts(&format!("{part}, {contestant}")).await;
+    if contestant == Contestant::Hydrant {
+        stage.section.put_charts(charts);
+    }
+    Ok(values)
+}
+
+/// `count` choices among `kinds`, the n-th with weight 1/n; the same for the same seed.
+fn zipf(kinds: usize, count: usize, seed: u64) -> Vec<usize> {
+    let weights: Vec<f64> = (1..=kinds).map(|n| 1.0 / n as f64).collect();
+    let total: f64 = weights.iter().sum();
+    let choose = |n: usize| {
+        // Low-discrepancy points spread evenly over the weights (multiples of the golden ratio).
+        let point = ((n as f64 + seed as f64 * 0.1) * 0.618_033_988_749_895).fract() * total;
+        let mut below = 0.0;
+        let at = weights.iter().position(|weight| {
+            below += weight;
+            point < below
+        });
+        at.unwrap_or(kinds - 1)
+    };
+    (0..count).map(choose).collect()
+}
+
+pub fn figures(section: &Section) -> Vec<Figure> {
+    let hydrant = Contestant::Hydrant.name();
+    let empty = Part::default();
+    let part = |name| section.part(name).unwrap_or(&empty);
+    let herd = section.part(MANY).unwrap_or_else(|| part(FIFTY));
+    vec![
+        bars::HERD_BYTES.value(herd, hydrant, Metric::Amplification),
+        bars::HERD_GETS.value(herd, hydrant, Metric::MostGets),
+        bars::MEMORY_STREAMS.value(part(STREAMS), hydrant, Metric::PeakMemory),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_image_is_pulled_most() {
+        let chosen = zipf(5, 1_000, 3);
+        let count = |n| chosen.iter().filter(|chosen| **chosen == n).count();
+        assert!(count(0) > count(1) && count(1) > count(4) && count(4) > 0);
+    }
+}
