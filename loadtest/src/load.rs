@@ -23,6 +23,8 @@ use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 /// Shortest sleep of the pacer.
 const NAP: Duration = Duration::from_micros(100);
+/// How long what was due at the end may wait for a free connection.
+const LAST_CHANCE: Duration = Duration::from_millis(50);
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,6 +121,11 @@ impl Load {
             }
             let next = Duration::from_secs_f64((due + 1) as f64 / rate);
             thread::sleep(next.saturating_sub(self.started.elapsed()).max(NAP));
+        }
+        // What was due at the end is sent if somebody is free for it.
+        let last_chance = Instant::now() + LAST_CHANCE;
+        while self.due.available_permits() > 0 && Instant::now() < last_chance {
+            thread::sleep(NAP);
         }
         self.end();
     }

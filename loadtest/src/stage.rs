@@ -198,7 +198,7 @@ pub async fn guarded<T>(trial: impl Future<Output = Result<T>>) -> Result<T, Str
     match guarded.await {
         Ok(Ok(done)) => done.map_err(|error| format!("{error:#}")),
         Ok(Err(_)) => Err(format!("took longer than {TRIAL_LIMIT:?}")),
-        Err(panic) => Err(said(&*panic).lines().next().unwrap_or_default().to_owned()),
+        Err(panic) => Err(said(&*panic).lines().take(4).collect::<Vec<_>>().join(" · ")),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     cluster::Api,
     report::{Chart, Line},
     upstream::Upstream,
-    usage::{MIB, Watched},
+    usage::{MIB, Processes, Watched},
     wire,
 };
 use reqwest::Client;
@@ -16,7 +16,9 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(200);
+/// A line of fewer points tells nothing.
+const FEWEST_POINTS: usize = 5;
 /// Points of a line; more are thinned out by half.
 const MOST_POINTS: usize = 480;
 
@@ -101,8 +103,9 @@ impl Recorder {
 
     async fn sample(&mut self) {
         let at = self.started.elapsed().as_secs_f64();
+        let processes = Processes::read();
         for (n, watched) in self.watched.iter().enumerate() {
-            let usage = watched.usage();
+            let usage = watched.among(&processes);
             self.recorded.memory[n].add(at, usage.memory as f64 / MIB);
             let (before_at, before) = self.cpu_before[n];
             if at - before_at > 0.1 {
@@ -150,7 +153,8 @@ impl Line {
 impl Recorded {
     fn charts(self, what: &str) -> Vec<Chart> {
         let chart = |title: &str, unit: &str, lines: Vec<Line>| {
-            let lines: Vec<_> = lines.into_iter().filter(|line| line.points.len() > 1).collect();
+            let lines: Vec<_> =
+                lines.into_iter().filter(|line| line.points.len() >= FEWEST_POINTS).collect();
             let title = format!("{what}: {title}");
             (!lines.is_empty()).then(|| Chart { lines, ..Chart::new(&title, "s", unit) })
         };

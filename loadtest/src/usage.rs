@@ -65,15 +65,20 @@ impl Watched {
 
     /// Nothing when it has ended.
     pub fn usage(&self) -> Usage {
-        let table = match self.extent {
-            Extent::WithChildren => table(),
-            Extent::Alone => stat(self.pid).map(|stat| (self.pid, stat)).into_iter().collect(),
-        };
+        self.among(&Processes::read())
+    }
+
+    /// The same from a reading of all processes.
+    pub fn among(&self, Processes(table): &Processes) -> Usage {
         let Some(main) = table.get(&self.pid) else {
             return Usage::default();
         };
+        let family = match self.extent {
+            Extent::WithChildren => family(table, self.pid),
+            Extent::Alone => vec![self.pid],
+        };
         let mut usage = Usage::default();
-        for pid in family(&table, self.pid) {
+        for pid in family {
             let stat = &table[&pid];
             usage.cpu_s += stat.cpu_s;
             if stat.program == main.program {
@@ -94,10 +99,15 @@ struct Stat {
     cpu_s: f64,
 }
 
-fn table() -> HashMap<u32, Stat> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+/// All processes of the machine at one moment.
+pub struct Processes(HashMap<u32, Stat>);
+
+impl Processes {
+    pub fn read() -> Self {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Self(pids.filter_map(|pid| Some((pid, stat(pid)?))).collect())
+    }
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -198,7 +208,8 @@ impl Meter {
 }
 
 fn cpu_s(watched: &[Watched]) -> f64 {
-    watched.iter().map(|watched| watched.usage().cpu_s).sum()
+    let processes = Processes::read();
+    watched.iter().map(|watched| watched.among(&processes).cpu_s).sum()
 }
 
 #[cfg(test)]

@@ -176,6 +176,11 @@ impl WebhookSink {
         self.state().received.clone()
     }
 
+    /// How many there were so far.
+    pub fn count(&self) -> usize {
+        self.state().received.len()
+    }
+
     /// Waits for at least `count` requests and returns all.
     pub async fn wait_for(&self, count: usize, limit: Duration) -> Vec<WebhookRequest> {
         until(&format!("the arrival of {count} webhooks"), limit, async || {

@@ -116,7 +116,7 @@ fn text(port: u16, http: &str, locations: &str, user: &str) -> String {
         worker_rlimit_nofile 65536;
         events {{ worker_connections 16384; }}
         http {{
-            access_log off; sendfile on; tcp_nopush on; tcp_nodelay on;
+            access_log off; sendfile on; tcp_nodelay on;
             keepalive_requests 100000000; keepalive_timeout 1h;
             client_body_temp_path tmp/body; proxy_temp_path tmp/proxy;
             fastcgi_temp_path tmp/fastcgi; uwsgi_temp_path tmp/uwsgi; scgi_temp_path tmp/scgi;

@@ -56,7 +56,8 @@ impl Bucket {
         let part = |(number, start): (usize, u64)| {
             let query = format!("partNumber={}&uploadId={id}", number + 1);
             let range = start..content.length().min(start + PART);
-            let body: Vec<u8> = content.chunks(range).flatten().collect();
+            let mut body = Vec::with_capacity(PART as usize);
+            content.chunks(range).for_each(|chunk| body.extend_from_slice(&chunk));
             async move { self.put_part(key, &query, body).await }
         };
         let parts = stream::iter(starts.enumerate().map(part)).buffered(PARTS_AT_ONCE);

@@ -44,9 +44,14 @@ fn about(report: &Report) -> String {
     } else {
         ""
     };
+    let effort = if report.effort == "full" {
+        ""
+    } else {
+        " <strong>Sizes and counts are smaller than the figures' names say.</strong>"
+    };
     let started = report.started.strftime("%Y-%m-%d %H:%M UTC");
     format!(
-        "<p>{started} · {} effort · {} · {} cores ({}) · {:.0} GiB · Linux {}{others}{build}<br>\
+        "<p>{started} · {} effort · {} · {} cores ({}) · {:.0} GiB · Linux {}{others}{build}{effort}<br>\
          Medians of rounds with their ranges. Contestants take turns within each round, and ratios \
          are taken within a round.</p>",
         escape(&report.effort),
@@ -94,7 +99,10 @@ fn figure(figure: &Figure) -> String {
         figure.spread().map(|spread| plot::range(spread, figure.limit, verdict != Verdict::Missed));
     let measured = match figure.spread() {
         Some(spread) => with_range(spread),
-        None => format!("<small>{}</small>", escape(figure.failure.as_deref().unwrap_or("–"))),
+        None => format!(
+            "<small>{}</small>",
+            escape(figure.failure.as_deref().unwrap_or("not part of this run"))
+        ),
     };
     format!(
         "<tr><td><span class='pill {class}'>{word}</span></td><td>{}</td>\
@@ -171,7 +179,7 @@ fn part(part: &Part) -> String {
         )
     };
     let body: String = body.iter().map(row).collect();
-    let head = head.replacen("<th></th>", &format!("<th></th><th>{}</th>", first.title()), 1);
+    let head = head.replacen("<th></th>", "<th></th><th></th>", 1);
     format!(
         "<h3>{}</h3><p>{}</p><div class='wide'><table><thead><tr>{head}</tr></thead>\
          <tbody>{body}</tbody></table></div>",

@@ -14,16 +14,16 @@ const BOTTOM: f64 = 26.0;
 pub fn chart(chart: &Chart) -> String {
     let points = || chart.lines.iter().flat_map(|line| &line.points);
     let last = points().map(|(x, _)| *x).fold(0.0, f64::max).max(1e-9);
-    let first = points().map(|(x, _)| *x).fold(last, f64::min);
     let steps = ticks(points().map(|(_, y)| *y).fold(0.0, f64::max));
     let high = steps.last().copied().unwrap_or(1.0).max(1e-9);
-    let x = |value: f64| LEFT + (value - first) / (last - first).max(1e-9) * (WIDTH - LEFT - RIGHT);
+    let x = |value: f64| LEFT + value / last * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| HEIGHT - BOTTOM - value / high * (HEIGHT - TOP - BOTTOM);
     let grid: String = steps.iter().map(|step| level(*step, y(*step))).collect();
-    let across: String = ticks(last - first)
+    let across: String = ticks(last)
         .iter()
+        .filter(|step| **step <= last)
         .map(|step| {
-            let (at, label) = (x(first + step), number(first + step));
+            let (at, label) = (x(*step), number(*step));
             let label = label.trim_end_matches(".00").trim_end_matches(".0");
             format!("<text x='{at:.1}' y='{:.1}' class='x'>{label}</text>", HEIGHT - 8.0)
         })

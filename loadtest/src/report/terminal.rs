@@ -94,7 +94,7 @@ pub fn measured(figure: &Figure) -> String {
     match (figure.spread(), &figure.failure) {
         (Some(spread), _) => spread.to_string(),
         (None, Some(why)) => format!("not measured: {why}"),
-        (None, None) => "not measured".to_owned(),
+        (None, None) => "not part of this run".to_owned(),
     }
 }
 

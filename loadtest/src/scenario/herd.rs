@@ -16,10 +16,10 @@ use crate::{
 use anyhow::Result;
 
 const FRONTENDS: usize = 3;
-const FIFTY: &str = "50 clients, one image";
-const MANY: &str = "200 clients, one image";
-const MIX: &str = "clients over a mix of images";
-const STREAMS: &str = "500 cold streams at once";
+const FIFTY: &str = "a herd, one image";
+const MANY: &str = "a large herd, one image";
+const MIX: &str = "a herd over a mix of images";
+const STREAMS: &str = "cold streams at once";
 
 const METRICS: [Metric; 8] = [
     Metric::Amplification,

@@ -34,7 +34,7 @@ impl fmt::Display for Idler {
 pub async fn play(stage: &mut Stage) -> Result<()> {
     let time = 3 * stage.options.phase();
     let about = format!("{time:?} after a start and some rest; the bus is a process of its own.");
-    let metrics = [Metric::Memory, Metric::Cpu, Metric::Messages, Metric::Descriptors];
+    let metrics = [Metric::Memory, Metric::Cores, Metric::Messages, Metric::Descriptors];
     let part = Part::new(PART, &about, &metrics);
     let mut all = vec![Idler::HydrantUp];
     all.extend((!stage.options.no_peers).then_some(Idler::Registry));
@@ -49,7 +49,6 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
             }
         })
         .await;
-    stage.section.note("CPU is in cores here, not in seconds.");
     Ok(())
 }
 
@@ -82,7 +81,7 @@ async fn measure(watched: &Watched, time: Duration) -> Values {
     let after = watched.usage();
     Values::from([
         (Metric::Memory, after.memory as f64 / MIB),
-        (Metric::Cpu, (after.cpu_s - before.cpu_s) / time.as_secs_f64()),
+        (Metric::Cores, (after.cpu_s - before.cpu_s) / time.as_secs_f64()),
         (Metric::Descriptors, after.descriptors as f64),
     ])
 }
@@ -93,7 +92,7 @@ pub fn figures(section: &Section) -> Vec<Figure> {
     let up = Idler::HydrantUp.to_string();
     vec![
         bars::IDLE_MEMORY.value(part, &up, Metric::Memory),
-        bars::IDLE_CPU.value(part, &up, Metric::Cpu),
+        bars::IDLE_CPU.value(part, &up, Metric::Cores),
         bars::IDLE_MESSAGES.value(part, &up, Metric::Messages),
     ]
 }

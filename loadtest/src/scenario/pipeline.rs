@@ -197,13 +197,13 @@ async fn await_all(
 ) -> Result<HashMap<String, Instant>> {
     let (mut last_count, mut last_change) = (0, Instant::now());
     loop {
-        let received = sink.received();
-        if received.len() != last_count {
-            (last_count, last_change) = (received.len(), Instant::now());
+        let count = sink.count();
+        if count != last_count {
+            (last_count, last_change) = (count, Instant::now());
         }
-        if received.len() >= asked.len() {
+        if count >= asked.len() {
             let mut told = HashMap::new();
-            for request in &received {
+            for request in &sink.received() {
                 let name = request.json()["data"]["repository"].as_str().unwrap_or("").to_owned();
                 told.entry(name).or_insert(request.at);
             }
@@ -217,7 +217,7 @@ async fn await_all(
             "{last_count} webhooks of {}, and none for {waited:?}",
             asked.len()
         );
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
