@@ -58,6 +58,8 @@ pub struct Shape<'a> {
     pub importing: Vec<String>,
     /// How stored blobs are delivered: `stream` or `redirect`.
     pub delivery: &'static str,
+    /// Further lines of each upstream.
+    pub asking: &'static str,
 }
 
 impl Shape<'_> {
@@ -70,6 +72,7 @@ impl Shape<'_> {
             webhook: None,
             importing: Vec::new(),
             delivery: "stream",
+            asking: "",
         }
     }
 
@@ -91,9 +94,10 @@ impl Shape<'_> {
     }
 
     fn rule(&self, name: &str, url: &str) -> String {
-        let delivery = self.delivery;
+        let Self { delivery, asking, .. } = self;
         format!(
             "[[upstream]]\nname = \"{name}\"\nendpoint = \"{url}\"\nallow_private = true\n\
+             {asking}\n\
              [[rule]]\nname = \"{name}\"\ndownstream = \"{name}/*\"\nupstream = \"{name}\"\n\
              fresh_for = \"1h\"\ndelivery = \"{delivery}\"\n"
         )

@@ -5,7 +5,7 @@ mod nginx;
 pub use nginx::{Nginx, STATIC_AND_CACHE};
 
 use crate::{
-    cluster::{Api, Cluster, Place, Shape},
+    cluster::{Api, BusKind, Cluster, Place, Shape},
     pull::Source,
     stage::Stage,
     usage::Watched,
@@ -23,7 +23,11 @@ pub enum Contestant {
     Hydrant,
     /// hydrant with SeaweedFS.
     HydrantS3,
-    /// The same, sending clients to presigned URLs for stored blobs.
+    /// hydrant with a directory, reading large blobs as parallel ranges.
+    HydrantRanges,
+    /// hydrant with a directory and room for 1,024 requests to the upstream at once; 64 are usual.
+    HydrantWide,
+    /// hydrant with SeaweedFS, sending clients to presigned URLs for stored blobs.
     HydrantRedirect,
     /// docker-registry as a pull-through proxy, with a directory.
     Registry,
@@ -41,6 +45,8 @@ impl Contestant {
             Self::Direct => "direct",
             Self::Hydrant => "hydrant",
             Self::HydrantS3 => "hydrant (S3)",
+            Self::HydrantRanges => "hydrant (parallel ranges)",
+            Self::HydrantWide => "hydrant (1,024 requests)",
             Self::HydrantRedirect => "hydrant (S3, redirect)",
             Self::Registry => "docker-registry proxy",
             Self::RegistryS3 => "docker-registry proxy (S3)",
@@ -53,6 +59,13 @@ impl Contestant {
     /// ratios are always measured.
     pub fn is_peer(self) -> bool {
         matches!(self, Self::Registry | Self::RegistryS3 | Self::NginxCache)
+    }
+
+    /// Whether it is hydrant set in another way than a deployment that runs already may be.
+    pub fn is_variant(self) -> bool {
+        let others =
+            [Self::HydrantS3, Self::HydrantRanges, Self::HydrantWide, Self::HydrantRedirect];
+        others.contains(&self)
     }
 
     pub fn is_on_s3(self) -> bool {
@@ -136,19 +149,17 @@ impl Contestant {
     /// Starts it with nothing in its cache, in so many instances: of hydrant, so many frontends
     /// over one store with one importer; of the others, each with its own cache.
     pub async fn start(self, stage: &mut Stage, instances: usize) -> Result<Running> {
-        if let (Self::Hydrant | Self::HydrantS3, Some(deployed)) = (self, stage.deployed()) {
+        if let (Self::Hydrant, Some(deployed)) = (self, stage.deployed()) {
             return Ok(deployed);
         }
         let upstream = stage.upstream.url().to_owned();
         match self {
             Self::Direct => Ok(Running::at(vec![plain(stage.upstream.authority().to_owned())])),
-            Self::Hydrant => hydrant(&upstream, instances, Place::Directory, "stream").await,
-            Self::HydrantS3 => {
-                hydrant(&upstream, instances, Place::S3(stage.s3().await), "stream").await
-            }
-            Self::HydrantRedirect => {
-                hydrant(&upstream, instances, Place::S3(stage.s3().await), "redirect").await
-            }
+            Self::Hydrant
+            | Self::HydrantRanges
+            | Self::HydrantWide
+            | Self::HydrantS3
+            | Self::HydrantRedirect => self.hydrant(stage, instances).await,
             Self::Registry => {
                 let mut all = Vec::new();
                 for _ in 0..instances {
@@ -179,18 +190,26 @@ impl Contestant {
     }
 }
 
-async fn hydrant(
-    upstream: &str,
-    instances: usize,
-    place: Place,
-    delivery: &'static str,
-) -> Result<Running> {
-    use crate::cluster::BusKind::Synced;
-    let shape = match instances {
-        1 => Shape::one(upstream),
-        frontends => Shape::roles(upstream, frontends, 1, Synced),
-    };
-    Ok(Running::of_cluster(Cluster::start(&Shape { place, delivery, ..shape }).await?))
+impl Contestant {
+    async fn hydrant(self, stage: &mut Stage, instances: usize) -> Result<Running> {
+        let place = match self.is_on_s3() {
+            true => Place::S3(stage.s3().await),
+            false => Place::Directory,
+        };
+        let upstream = stage.upstream.url();
+        let shape = match instances {
+            1 => Shape::one(upstream),
+            frontends => Shape::roles(upstream, frontends, 1, BusKind::Synced),
+        };
+        let asking = match self {
+            Self::HydrantRanges => "parallel = { from = \"16MiB\", ranges = 4 }",
+            Self::HydrantWide => "concurrency = 1024",
+            _ => "",
+        };
+        let delivery = if self == Self::HydrantRedirect { "redirect" } else { "stream" };
+        let shape = Shape { place, asking, delivery, ..shape };
+        Ok(Running::of_cluster(Cluster::start(&shape).await?))
+    }
 }
 
 async fn serve_files(files: TempDir) -> Result<Running> {

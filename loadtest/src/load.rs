@@ -124,7 +124,8 @@ impl Load {
         }
         // What was due at the end is sent if somebody is free for it.
         let last_chance = Instant::now() + LAST_CHANCE;
-        while self.due.available_permits() > 0 && Instant::now() < last_chance {
+        while self.next.load(Relaxed) < self.released.load(Relaxed) && Instant::now() < last_chance
+        {
             thread::sleep(NAP);
         }
         self.end();

@@ -98,9 +98,9 @@ impl Stage {
     /// Contestants without those that the command line leaves out.
     pub fn contestants(&self, all: &[Contestant]) -> Vec<Contestant> {
         let is_wanted = |contestant: &&Contestant| {
-            let is_external = !self.options.hydrant.is_empty();
             let is_left_out = (self.options.no_peers && contestant.is_peer())
-                || (self.options.no_s3 || is_external) && contestant.is_on_s3();
+                || (self.options.no_s3 && contestant.is_on_s3())
+                || (self.options.is_external() && contestant.is_variant());
             !is_left_out
         };
         all.iter().filter(is_wanted).copied().collect()

@@ -1,5 +1,6 @@
-//! Chores of the workspace: `cargo xtask setup|test|lint|up`.
+//! Chores of the workspace: `cargo xtask setup|test|lint|up|bench`.
 
+mod bench;
 mod run;
 mod setup;
 mod test;
@@ -29,6 +30,12 @@ enum Chore {
     Lint,
     /// Starts hydrant with rules for the well-known public registries
     Up(up::Up),
+    /// Measures hydrant beside its peers, optimised; the report is a page
+    Bench {
+        /// Handed to hydrant-loadtest, such as `cold herd --effort quick`; --help tells them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        loadtest: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -37,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test { nextest } => test::run(&nextest),
         Chore::Lint => lint(),
         Chore::Up(up) => up.run(),
+        Chore::Bench { loadtest } => bench::run(&loadtest),
     }
 }
 

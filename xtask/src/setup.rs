@@ -18,6 +18,8 @@ const SEAWEEDFS: Pinned =
 const OLDEST_NATS_SERVER: (u32, u32) = (2, 11);
 /// A real upstream and a real client, from the system's packages.
 const PACKAGES: [&str; 2] = ["docker-registry", "skopeo"];
+/// What hydrant is measured beside.
+const PEERS: [&str; 3] = ["docker-registry", "skopeo", "nginx"];
 /// What checks `deploy/`, as packages and a program of each. Tests whose tool is missing say so and
 /// check nothing.
 const CHECKERS: [(&str, &str); 9] = [
@@ -66,11 +68,17 @@ impl Pinned {
 /// Everything the tests need.
 pub fn everything() -> Result<()> {
     install(&[NATS_SERVER, SEAWEEDFS])?;
-    system_packages()?;
+    system_packages(&PACKAGES)?;
     nextest()?;
     checkers();
     say("everything is set up");
     Ok(())
+}
+
+/// Everything the load test measures.
+pub fn for_bench() -> Result<()> {
+    install(&[NATS_SERVER, SEAWEEDFS])?;
+    system_packages(&PEERS)
 }
 
 /// A nats-server that is recent enough: the one on `PATH`, or the pinned one below `.tools/`.
@@ -90,7 +98,8 @@ pub fn nats_server() -> Result<PathBuf> {
 pub fn path_with_tools() -> Result<OsString> {
     let inherited = env::var_os("PATH").unwrap_or_default();
     let ours = [venv().join("bin"), tools().join("bin")];
-    env::join_paths(ours.into_iter().chain(env::split_paths(&inherited)))
+    let system = [PathBuf::from("/usr/sbin")];
+    env::join_paths(ours.into_iter().chain(env::split_paths(&inherited)).chain(system))
         .context("the workspace's path has a colon")
 }
 
@@ -141,16 +150,23 @@ fn create_venv() -> Result<()> {
     step("python3 -m venv .tools/venv", create())
 }
 
-fn system_packages() -> Result<()> {
-    let missing: Vec<_> = PACKAGES.into_iter().filter(|name| on_path(name).is_none()).collect();
+fn system_packages(wanted: &[&'static str]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().copied().filter(|name| !is_there(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     apt_install(&missing)?;
-    if missing.contains(&"docker-registry") {
-        stop_service("docker-registry");
+    for service in ["docker-registry", "nginx"] {
+        if missing.contains(&service) {
+            stop_service(service);
+        }
     }
     Ok(())
+}
+
+/// Debian keeps servers where only the path of root leads.
+fn is_there(program: &str) -> bool {
+    on_path(program).is_some() || Path::new("/usr/sbin").join(program).is_file()
 }
 
 type Step = fn() -> Result<()>;

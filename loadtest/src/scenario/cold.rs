@@ -48,8 +48,13 @@ const ALL: [Contestant; 6] = [
     Contestant::Registry,
     Contestant::RegistryS3,
 ];
-const ON_FILES: [Contestant; 4] =
-    [Contestant::Direct, Contestant::Hydrant, Contestant::NginxCache, Contestant::Registry];
+const ON_FILES: [Contestant; 5] = [
+    Contestant::Direct,
+    Contestant::Hydrant,
+    Contestant::HydrantRanges,
+    Contestant::NginxCache,
+    Contestant::Registry,
+];
 const TWO: [Contestant; 2] = [Contestant::Direct, Contestant::Hydrant];
 
 fn works(stage: &Stage) -> Vec<Work> {
@@ -146,7 +151,7 @@ pub fn figures(section: &Section) -> Vec<Figure> {
     vec![
         bars::COLD_SHAPED.ratio(shaped, hydrant, direct, Metric::Wall),
         bars::COLD_SHAPED_S3.ratio(shaped, s3, direct, Metric::Wall),
-        bars::COLD_LARGE.ratio(large, hydrant, direct, Metric::Wall),
+        bars::COLD_LARGE.ratio(large, Contestant::HydrantRanges.name(), direct, Metric::Wall),
         bars::COLD_BARE.ratio(bare, hydrant, direct, Metric::Wall),
         bars::COLD_BARE_S3.ratio(bare, s3, direct, Metric::Wall),
         bars::COLD_FIRST_BYTE.difference(shaped, hydrant, direct, Metric::FirstByte),

@@ -93,7 +93,8 @@ async fn streams(stage: &mut Stage) {
         &about,
         &[Metric::PeakMemory, Metric::Wall, Metric::P99, Metric::Errors],
     );
-    let contestants = stage.contestants(&CONTESTANTS);
+    let all = [Contestant::HydrantWide, Contestant::NginxCache, Contestant::Registry];
+    let contestants = stage.contestants(&all);
     stage
         .rounds(part, &contestants, async |stage, contestant, _| {
             let images = stage.images(count, &[2 * MIB]).await?;
@@ -128,7 +129,7 @@ pub async fn trial(
         stage.section.note(note);
     }
     let charts = timeline.charts(&format!("{part}, {contestant}")).await;
-    if contestant == Contestant::Hydrant {
+    if contestant == Contestant::Hydrant || contestant == Contestant::HydrantWide {
         stage.section.put_charts(charts);
     }
     Ok(values)
@@ -159,7 +160,11 @@ pub fn figures(section: &Section) -> Vec<Figure> {
     vec![
         bars::HERD_BYTES.value(herd, hydrant, Metric::Amplification),
         bars::HERD_GETS.value(herd, hydrant, Metric::MostGets),
-        bars::MEMORY_STREAMS.value(part(STREAMS), hydrant, Metric::PeakMemory),
+        bars::MEMORY_STREAMS.value(
+            part(STREAMS),
+            Contestant::HydrantWide.name(),
+            Metric::PeakMemory,
+        ),
     ]
 }
 
