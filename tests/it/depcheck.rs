@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Outside libraries and the only packages that may name them, tests included.
-const HOMES: [(&str, &[&str]); 11] = [
+const HOMES: [(&str, &[&str]); 12] = [
     ("async-nats", &["hydrant-bus"]),
     ("object_store", &["hydrant-store"]),
     ("oci-client", &["hydrant-upstream"]),
@@ -21,6 +21,7 @@ const HOMES: [(&str, &[&str]); 11] = [
     ("opentelemetry-otlp", &["hydrant-telemetry"]),
     ("opentelemetry-prometheus", &["hydrant-telemetry"]),
     ("opentelemetry-proto", &["hydrant-testkit"]),
+    ("hdrhistogram", &["hydrant-loadtest"]),
 ];
 
 /// Words in the source that only one file may hold.
@@ -41,7 +42,7 @@ enum Room {
     Service,
     /// The one binary, where the services meet.
     Binary,
-    /// Tests, chores and what shows hydrant to people.
+    /// Tests, chores, and what shows hydrant to people or measures it.
     Outside,
 }
 
