@@ -3,7 +3,7 @@
 // Test helpers fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use hydrant_testkit::{Process, binaries, process::SIGINT, until};
+use hydrant_testkit::{Process, binaries, process::SIGINT};
 use serde_json::Value;
 use std::{fs, path::Path, time::Duration};
 
@@ -27,14 +27,10 @@ fn report(directory: &Path) -> Value {
     serde_json::from_slice(&fs::read(directory.join("report/report.json")).unwrap()).unwrap()
 }
 
-/// No file of the run, and no process that names its directory. What a killed process had started
-/// itself ends a moment later.
-async fn nothing_left(directory: &Path) {
+/// No file of the run, and no process that names its directory.
+fn nothing_left(directory: &Path) {
     let temporary = directory.join("tmp");
-    until("the end of every process", LIMIT, async || {
-        processes_of(&temporary).is_empty().then_some(())
-    })
-    .await;
+    assert_eq!(processes_of(&temporary), [""; 0]);
     let left = fs::read_dir(temporary).unwrap().flatten();
     let left: Vec<_> = left
         .map(|entry| entry.file_name())
@@ -80,7 +76,7 @@ async fn the_smoke_counts_one_upstream_read_and_no_error() {
     ] {
         assert_eq!(count(part, metric), 0.0, "{part} {metric}");
     }
-    nothing_left(directory.path()).await;
+    nothing_left(directory.path());
 }
 
 #[tokio::test]
@@ -97,7 +93,7 @@ async fn an_interrupted_run_reports_what_it_has_and_leaves_nothing_running() {
     assert_eq!(report["scenarios"][0]["ended"], "interrupted");
     assert!(measured(&report, "herd", "hydrant", "amplification") > 0.0);
     assert!(report["scenarios"].get(1).is_none());
-    nothing_left(directory.path()).await;
+    nothing_left(directory.path());
 }
 
 #[tokio::test]

@@ -10,11 +10,13 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{OnceLock, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use libc::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
 
+/// How long what a killed process had started may take to end.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// Lines of output shown when a test fails while the process is alive.
 const SHOWN_LINES: usize = 40;
 
@@ -221,13 +223,42 @@ impl Drop for Process {
         if thread::panicking() {
             eprintln!("--- last lines of {}:\n{}", self.name, self.log_tail());
         }
+        let started = self.child.as_ref().map_or_else(Vec::new, |child| descendants(child.id()));
         if let Some(child) = &self.child {
             // The group holds what the process itself started, such as the nats-server of
             // `hydrant up`. The id is still ours, because the child was not waited for.
             send(-i32::try_from(child.id()).expect("process ids are positive i32"), SIGKILL);
         }
         self.kill9();
+        // What it had started in groups of its own ends with it, but a moment later; until then it
+        // may write into directories that are being removed.
+        let deadline = Instant::now() + END_LIMIT;
+        while started.iter().any(|pid| parent(*pid).is_some()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
+}
+
+/// Running processes that `root` started, or that those started.
+fn descendants(root: u32) -> Vec<u32> {
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|e| e.file_name());
+    let pids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
+    let all: Vec<_> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let (mut found, mut looked_at) = (vec![root], 0);
+    while let Some(&above) = found.get(looked_at) {
+        found.extend(all.iter().filter(|(_, parent)| *parent == above).map(|(pid, _)| *pid));
+        looked_at += 1;
+    }
+    found.split_off(1)
+}
+
+/// The parent of a process; `None` once it has ended, waited for or not.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name stands in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    fields.next().filter(|state| *state != "Z")?;
+    fields.next()?.parse().ok()
 }
 
 /// Variables of whoever runs the tests that would change what a server or hydrant does.
