@@ -132,6 +132,33 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// An upstream that fails every other half second is asked little, and asked again once well.
+    async fn flaps(&self, warm: &str) {
+        self.upstream.forget_requests();
+        let flapping = async {
+            loop {
+                self.upstream.inject("*", Fault::status(503));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                self.upstream.heal();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let told = tokio::select! {
+            told = self.load(20, 5, warm) => told,
+            () = flapping => unreachable!("it flaps for ever"),
+        };
+        self.upstream.heal();
+        assert_eq!(told.get("warm200"), Some(&50), "{told:?}");
+        let failed = self.upstream.requests().iter().filter(|r| r.status == Some(503)).count();
+        assert!((1..=14).contains(&failed), "{failed} requests failed in 5 s");
+        until("the upstream to be asked again", SOON, async || {
+            (self.pull(0, &self.image()).await.status() == 200).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_opens_within_ten_failures_and_sends_one_probe_at_a_time() {
     let cluster = Cluster::start("").await;
@@ -162,8 +189,12 @@ async fn a_fleet_opens_within_ten_failures_and_sends_one_probe_at_a_time() {
     cluster.upstream.heal();
     hydrated(&cluster.control, &format!("lab/{job}:1")).await;
     until("all to be closed", SOON, async || (cluster.open().await == 0).then_some(())).await;
-    let letters = cluster.control.api("/api/v1/dead-letters").await.1;
-    assert_eq!(letters.to_string().matches("\"reason\"").count(), 0, "{letters}");
+    let events = cluster.control.command(["events", "--since", "1h", "-o", "json"]).await;
+    let events = String::from_utf8_lossy(&events.success().stdout).into_owned();
+    assert!(!events.contains("hydration.failed"), "an attempt was burned: {events}");
+    for kind in ["upstream.breaker.opened", "upstream.breaker.closed"] {
+        assert!(events.contains(kind), "no {kind}: {events}");
+    }
 
     // A limit that one is told keeps all away for as long as it says.
     cluster.upstream.forget_requests();
@@ -278,6 +309,7 @@ async fn a_brownout_costs_the_upstream_little_and_loses_nothing() {
     let limited = Fault::status(429).header("retry-after", "1");
     // What is under way when a black hole begins cannot be called back: a second of it, and once
     // more each that had been asked for before.
+    cluster.flaps(&warm).await;
     for (fault, most) in
         [(Fault::status(500), 14), (limited, 14), (Fault::black_hole(), 14 + 2 * 20)]
     {

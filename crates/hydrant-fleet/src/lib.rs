@@ -60,9 +60,11 @@ impl Members {
             if !self.known.contains_key(guard.scope()) {
                 let token = self.stop.child_token();
                 self.known.insert(guard.scope().to_owned(), token.clone());
-                let member = Box::pin(member(self.bus.clone(), guard.clone()));
+                let (bus, guard) = (self.bus.clone(), guard.clone());
                 tasks.spawn(async move {
+                    let member = Box::pin(member(&bus, &guard));
                     token.run_until_cancelled_owned(member).await;
+                    report::leave(&bus.shared_state(), &guard).await;
                 });
             }
         }
@@ -70,14 +72,14 @@ impl Members {
 }
 
 /// Connects one guard, for ever.
-async fn member(bus: Bus, guard: Guard) {
+async fn member(bus: &Bus, guard: &Guard) {
     guard.join_fleet();
     let state = bus.shared_state();
     tokio::join!(
-        report::tell(&bus, &state, &guard),
-        report::hear(&bus, &state, &guard),
-        quota::tell(&bus, &state, &guard),
-        quota::hear(&state, &guard),
-        probe::take_turns(&state, &guard),
+        report::tell(bus, &state, guard),
+        report::hear(bus, &state, guard),
+        quota::tell(bus, &state, guard),
+        quota::hear(&state, guard),
+        probe::take_turns(&state, guard),
     );
 }

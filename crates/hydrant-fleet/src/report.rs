@@ -19,6 +19,9 @@ const RENEW: Duration = Duration::from_secs(15);
 const LIFETIME: Duration = Duration::from_secs(45);
 /// Longest wait for the bus to take a report. The next one says it all again.
 const LIMIT: Duration = Duration::from_secs(2);
+/// How long a report outlives a process that ended in order.
+const GONE: Duration = Duration::from_secs(1);
+const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 /// How often sharers are counted anew.
 const COUNT: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,15 @@ pub async fn tell(bus: &Bus, state: &SharedState, guard: &Guard) {
             () = reconnected(&mut connected) => {}
             () = sleep(RENEW) => {}
         }
+    }
+}
+
+/// Makes room for those who stay: the report is gone in a moment.
+pub async fn leave(state: &SharedState, guard: &Guard) {
+    if let Some(report) = guard.report() {
+        let (key, value) = (state.own_breaker(guard.scope()), codec::encode(&report).into());
+        // If it fails, the report expires later.
+        let _ = timeout(LEAVE_LIMIT, state.put_over(&key, value, GONE)).await;
     }
 }
 

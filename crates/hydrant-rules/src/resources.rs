@@ -151,7 +151,7 @@ pub struct Upstream {
     #[serde(default = "Upstream::default_timeout")]
     pub timeout: Span,
     /// Most requests under way at once from one process. When the upstream fails or slows down,
-    /// fewer are, until it is well again.
+    /// fewer wait for their answers at once, until it is well again.
     #[serde(default = "Upstream::default_concurrency")]
     pub concurrency: u32,
     /// Large blobs are read as parallel ranges. Absent: one request per blob, which every registry

@@ -1,4 +1,4 @@
-//! How many calls are under way at once: up to the configured ceiling while all is well, half as
+//! How many calls wait for their answers at once: up to the configured ceiling while all is well, half as
 //! many after each failure, and one more for each round of good answers (AIMD). Pure but for the
 //! lock.
 

@@ -71,6 +71,7 @@ impl Client {
             auth: Auth::new(upstream.clone(), ping, credential, secrets),
             guard,
             permits: Permits::new(upstream.concurrency),
+            turns: Permits::new(upstream.concurrency),
             adaptive: Adaptive::new(upstream.concurrency),
             pace: Arc::new(Pace::new(upstream.caps)),
             upstream,
@@ -90,7 +91,7 @@ impl Client {
         self.exchange.guard.breaker()
     }
 
-    /// Most calls under way at once, at the moment.
+    /// Most calls that may wait for their answers at once, at the moment.
     pub fn concurrency(&self) -> u32 {
         self.exchange.concurrency()
     }
@@ -311,8 +312,7 @@ impl Client {
                 guard.strangers().missed(&named, sharers).await;
                 self.unknown.insert(named, error.clone()).await;
             }
-            // How some registries call what they do not have.
-            Err(UpstreamError::Denied { .. }) => guard.strangers().missed(&named, sharers).await,
+            Err(UpstreamError::Denied { .. }) => guard.strangers().denied(&named, sharers).await,
             Err(_) => {}
         }
         result

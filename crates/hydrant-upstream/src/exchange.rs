@@ -33,7 +33,11 @@ pub struct Exchange {
     pub wire: Wire,
     pub auth: Auth,
     pub guard: Guard,
+    /// For a call until its body has been read.
     pub permits: Arc<Permits>,
+    /// For a call until its answer has begun. As many as the upstream bears, while bodies that take
+    /// long hold up nobody.
+    pub turns: Arc<Permits>,
     pub adaptive: Adaptive,
     pub pace: Arc<Pace>,
 }
@@ -75,8 +79,11 @@ impl Exchange {
     pub async fn call(&self, ask: &Ask) -> Result<Reply, Failure> {
         let until = ask.budget.map(|budget| Instant::now() + budget);
         let patience = Patience { each: self.upstream.timeout.0, until };
-        self.guard.retries().attempted();
-        let failure = match self.attempt(ask, patience).await {
+        let first = self.attempt(ask, patience).await;
+        if !first.as_ref().is_err_and(|failure| failure.blame == Blame::Nobody) {
+            self.guard.retries().attempted();
+        }
+        let failure = match first {
             Err(failure) if failure.blame == Blame::Failed => failure,
             other => return other,
         };
@@ -96,7 +103,7 @@ impl Exchange {
             return Err(self.not_admitted(pause));
         }
         self.within_quota(ask)?;
-        let permit = self.permit(ask, patience).await?;
+        let (permit, _turn) = self.permits(ask, patience).await?;
         let pass = breaker.admit().map_err(|pause| self.not_admitted(pause))?;
         // Boxed: the state of some five requests would otherwise sit in every caller's future.
         let patience = patience.until(pass.deadline());
@@ -118,12 +125,13 @@ impl Exchange {
     }
 
     /// Background calls wait their turn for as long as it takes; a client does not.
-    async fn permit(&self, ask: &Ask, patience: Patience) -> Result<Permit, Failure> {
-        self.permits.limit_to(self.concurrency());
+    async fn permits(&self, ask: &Ask, patience: Patience) -> Result<(Permit, Permit), Failure> {
+        self.permits.limit_to(self.connections());
         let turn = async {
             let permit = self.permits.acquire(ask.priority).await?;
+            let turn = self.turns.acquire(ask.priority).await?;
             self.pace.call(ask.priority, self.guard.sharers()).await;
-            Ok::<_, QueueFull>(permit)
+            Ok::<_, QueueFull>((permit, turn))
         };
         let got = match (ask.priority, patience.until) {
             (Priority::Background, None) => Ok(turn.await),
@@ -133,17 +141,22 @@ impl Exchange {
             }
         };
         match got {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permits)) => Ok(permits),
             Ok(Err(_)) | Err(_) => Err(self.too_busy()),
         }
     }
 
-    /// How many calls may be under way at once now.
-    pub fn concurrency(&self) -> u32 {
+    /// How many calls may be under way at once, bodies included.
+    pub fn connections(&self) -> u32 {
         let sharers = u32::try_from(self.guard.sharers()).unwrap_or(u32::MAX);
         let cap = self.upstream.caps.and_then(|caps| caps.connections);
         let share = cap.map_or(u32::MAX, |most| (most / sharers).max(1));
-        self.adaptive.limit().min(share)
+        self.upstream.concurrency.min(share)
+    }
+
+    /// How many calls may wait for their answers at once, at the moment.
+    pub fn concurrency(&self) -> u32 {
+        self.adaptive.limit().min(self.connections())
     }
 
     fn adapt(&self, pass: &Pass, outcome: &Result<Response, Failure>) {
@@ -153,9 +166,8 @@ impl Exchange {
             Err(Blame::Nobody) => return,
         };
         self.adaptive.heed(went, Instant::now());
-        let limit = self.concurrency();
-        metrics().upstreams.concurrency(&self.wire.upstream, limit);
-        self.permits.limit_to(limit);
+        self.turns.limit_to(self.adaptive.limit());
+        metrics().upstreams.concurrency(&self.wire.upstream, self.concurrency());
     }
 
     /// Sends the request with what it is granted; after a 401, once more with a new grant.

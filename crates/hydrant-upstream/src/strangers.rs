@@ -39,7 +39,7 @@ const STRANGE: Rate = Rate { burst: 100.0, per_second: 2.5 };
 /// Those in one repository that does.
 const ONE: Rate = Rate { burst: 50.0, per_second: 1.0 };
 /// Most names and repositories remembered as good, and for how long after their last use.
-const MAX_GOOD: u64 = 50_000;
+const MAX_GOOD: u64 = 20_000;
 const GOOD_FOR: Duration = Duration::from_secs(3600);
 
 /// The budget of one upstream.
@@ -93,7 +93,15 @@ impl Strangers {
         self.good.insert(named, ()).await;
     }
 
-    /// The upstream does not have it, or not for us.
+    /// The upstream refuses it, which is how some say that they do not have it. What was found
+    /// before is there, whoever may see it.
+    pub async fn denied(&self, named: &Named, sharers: usize) {
+        if self.good.get(named).await.is_none() {
+            self.missed(named, sharers).await;
+        }
+    }
+
+    /// The upstream does not have it.
     pub async fn missed(&self, named: &Named, sharers: usize) {
         self.good.invalidate(named).await;
         let (own, now) = (self.repositories.get(&named.0).await, Instant::now());

@@ -110,7 +110,7 @@ impl Upstreams {
         held.cloned().unwrap_or_else(|| Guard::new(upstream, self.0.options.breaker))
     }
 
-    /// The guards of the newest clients, now and whenever there is another.
+    /// The guards of all clients, now and whenever there is another.
     pub fn guards(&self) -> watch::Receiver<Vec<Guard>> {
         self.0.guards.subscribe()
     }
@@ -126,7 +126,14 @@ impl Upstreams {
     }
 }
 
+/// Also those of the version before: it may still be asked, or come back.
 fn guards(clients: &HashMap<Name, Vec<Known>>) -> Vec<Guard> {
-    let newest = clients.values().filter_map(|versions| versions.first());
-    newest.map(|known| known.client.guard().clone()).collect()
+    let mut guards: Vec<Guard> = Vec::new();
+    for known in clients.values().flatten() {
+        let guard = known.client.guard();
+        if !guards.iter().any(|held| held.scope() == guard.scope()) {
+            guards.push(guard.clone());
+        }
+    }
+    guards
 }

@@ -5,3 +5,4 @@
 
 mod breaker;
 mod lab;
+mod limits;

@@ -7,5 +7,6 @@ mod breaker;
 mod credentials;
 mod lab;
 mod manifests;
+mod manners;
 mod realms;
 mod stock_registry;
