@@ -225,6 +225,37 @@ mod tests {
     }
 
     #[test]
+    fn an_older_word_that_comes_late_changes_nothing() {
+        let (memory, spot) = (Memory::new(), spot());
+        let spot = Spot {
+            generation: spot.generation,
+            repository: spot.repository,
+            what: "1".parse::<Tag>().unwrap(),
+        };
+        let word = |of: &[u8], second: i64, is_served: bool| Observation {
+            digest: Digest::of(of),
+            media_type: None,
+            size: None,
+            at: Timestamp::from_second(second).unwrap(),
+            is_served,
+        };
+        for (said, stands) in [
+            (word(b"a", 5, false), "a"),
+            (word(b"b", 4, true), "a"),
+            (word(b"b", 6, false), "b"),
+            (word(b"b", 7, true), "b"),
+            (word(b"a", 6, true), "b"),
+            // Only heard of, while clients have the other.
+            (word(b"c", 9, false), "b"),
+            (word(b"c", 9, true), "c"),
+        ] {
+            memory.observe(spot.clone(), said.clone());
+            let found = memory.observation(&spot).unwrap();
+            assert_eq!(found.digest, Digest::of(stands.as_bytes()), "{said:?}");
+        }
+    }
+
+    #[test]
     fn what_is_only_told_of_is_looked_for_again_soon() {
         let (memory, spot) = (Memory::new(), spot());
         let past = Instant::now().checked_sub(UNREAD_FOR).unwrap();

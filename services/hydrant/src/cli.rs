@@ -270,7 +270,7 @@ Examples:
   hydrant upstream set lab endpoint=http://127.0.0.1:5100 allow_private=true
   hydrant credential set lab-user username.env=LAB_USER password.file=/run/secrets/lab
   hydrant rule set lab downstream='lab/*' upstream=lab 'platforms=[\"linux/amd64\"]'
-  hydrant rule set lab fresh_for=10m
+  hydrant rule set lab fresh_for=10m 'tags=[{pattern=\"semver\",immutable=true}]'
   hydrant webhook set ci disabled=
   hydrant webhook set -f webhook.toml")]
     Set {

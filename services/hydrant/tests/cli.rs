@@ -38,6 +38,8 @@ fn help_teaches_flags_variables_and_examples() {
         (&["frontend", "--help"], &["HYDRANT_NATS_URL", "--listen", "127.0.0.1:5000"]),
         (&["hydrate", "--help"], &["--platform", "--wait", "HYDRANT_SERVER"]),
         (&["rule", "set", "--help"], &["KEY=VALUE", "hydrant rule set lab fresh_for=10m"]),
+        (&["tag", "--help"], &["refresh", "history", "freeze", "unfreeze", "rollback"]),
+        (&["tag", "rollback", "--help"], &["--to", "--reason", "stays frozen", "unfreeze"]),
         (&["events", "--help"], &["--follow", "--since"]),
         (&["health", "--help"], &["--ready", "--wait", "HYDRANT_ADMIN"]),
     ] {

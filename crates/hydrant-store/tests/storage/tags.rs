@@ -6,9 +6,11 @@ use crate::{
 };
 use futures::future::join_all;
 use hydrant_proto::Digest;
-use hydrant_store::{Owner, StoreError};
+use hydrant_store::{Owner, StoreError, TagAct};
 
 const LINK: &str = "docker/registry/v2/repositories/lab/app/_manifests/tags/v1/current/link";
+
+const HISTORY: &str = "hydrant/v1/repositories/lab/app/_history/v1.json";
 
 async fn link(bench: &Bench) -> Option<String> {
     bench.read(LINK).await.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
@@ -92,6 +94,27 @@ pub async fn a_tag_of_a_stock_registry_is_adopted_as_pushed(bench: &Bench) {
     assert_eq!(version.seq(), 0);
     let version = bench.store.put_tag(&name, &tag, record("next"), Some(version)).await.unwrap();
     assert_eq!(version.seq(), 1);
+}
+
+/// As by a process killed between the record and its line.
+pub async fn a_lost_line_of_the_history_is_put_in_by_who_comes_next(bench: &Bench) {
+    let (name, tag) = (repository("lab/app"), tag("v1"));
+    let history = async || {
+        let lines = bench.store.tag_history(&name, &tag).await.unwrap();
+        lines.into_iter().map(|line| (line.seq, line.act)).collect::<Vec<_>>()
+    };
+    let seen = TagAct::Seen;
+    let first = bench.store.put_tag(&name, &tag, record("a"), None).await.unwrap();
+    assert_eq!(history().await, [(1, seen)]);
+    bench.overwrite(HISTORY, "{\"lines\":[]}".to_owned()).await;
+    assert_eq!(history().await, [(1, seen)], "the record tells of its own change");
+    let second = bench.store.put_tag(&name, &tag, record("b"), Some(first)).await.unwrap();
+    assert_eq!(history().await, [(2, seen), (1, seen)]);
+    // A confirmation is no change.
+    bench.store.put_tag(&name, &tag, record("b"), Some(second)).await.unwrap();
+    assert_eq!(history().await.len(), 2);
+    bench.overwrite(HISTORY, "damaged".to_owned()).await;
+    assert_eq!(history().await, [(2, seen)], "and the tag is none the worse");
 }
 
 /// As by a process killed between the record and the link.

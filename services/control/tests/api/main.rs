@@ -412,3 +412,43 @@ async fn an_upstream_tells_how_it_is_doing() {
     assert_eq!(control.get("/upstreams/x/status").await.0, StatusCode::NOT_FOUND);
     control.end().await;
 }
+
+#[tokio::test]
+async fn tags_are_steered_only_where_that_makes_sense() {
+    let control = Control::start().await.with_lab().await;
+    let (name, tag) = ("lab/app".parse().unwrap(), "pushed".parse().unwrap());
+    let kind = hydrant_proto::MediaType::OciManifest;
+    let digest = hydrant_proto::Digest::of(b"pushed");
+    let (owner, at) = (hydrant_store::Owner::Push, jiff::Timestamp::now());
+    let pushed = hydrant_store::TagRecord::new(owner, digest.clone(), kind, 6, at);
+    control.context.store.put_tag(&name, &tag, pushed, None).await.unwrap();
+    for act in ["refresh", "freeze", "unfreeze", "rollback"] {
+        let path = format!("/tags/{act}");
+        let send = |body| control.send(Method::POST, &path, body);
+        for (body, status, named) in [
+            (json!({}), 400, "image"),
+            (json!({"image": "lab/app:1", "force": true}), 400, "force"),
+            (json!({"image": format!("lab/app@{digest}")}), 400, "image"),
+            (json!({"image": "lab/app:.x"}), 400, "image"),
+            (json!({"image": "other/app:1"}), 404, "image"),
+            (json!({"image": "lab/app:pushed"}), 409, "image"),
+        ] {
+            let (found, told) = send(body.clone()).await;
+            assert_eq!((found.as_u16(), field(&told)), (status, named), "{act} {body}: {told}");
+        }
+        if act != "refresh" {
+            assert_eq!(send(json!({"image": "lab/app:none"})).await.0, 404, "{act}");
+            for reason in ["x".repeat(201), "a\nb".to_owned()] {
+                let (found, told) = send(json!({"image": "lab/app:1", "reason": reason})).await;
+                assert_eq!((found.as_u16(), field(&told)), (400, "reason"), "{act}");
+            }
+        }
+    }
+    let (status, history) = control.get("/tags/history?image=lab/app:pushed").await;
+    assert_eq!((status.as_u16(), &history["items"][0]["act"]), (200, &json!("pushed")));
+    let (status, told) = control.get("/tags/history").await;
+    assert_eq!((status.as_u16(), field(&told)), (400, "image"));
+    let (_, none) = control.get("/tags/history?image=lab/app:none").await;
+    assert_eq!(none["items"], json!([]));
+    control.end().await;
+}

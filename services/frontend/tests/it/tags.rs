@@ -3,7 +3,7 @@
 use crate::lab::{Lab, SOON, assert_manifest, header, reference};
 use futures::StreamExt;
 use hydrant_proto::{Event, EventKind};
-use hydrant_store::Owner;
+use hydrant_store::{Frozen, Owner, Writer};
 use hydrant_testkit::{Fault, ImageBuilder, NatsServer, until};
 use jiff::{SignedDuration, Timestamp};
 use std::{pin::pin, time::Duration};
@@ -126,6 +126,60 @@ async fn a_tag_that_is_gone_upstream_is_served_stale() {
     let stale = lab.pull("lab/app/manifests/1").await;
     assert_eq!(header(&stale.0, "x-hydrant-cache"), "stale");
     assert_eq!(header(&stale.0, "x-hydrant-stale-because"), "unknown");
+}
+
+#[tokio::test]
+async fn behind_its_window_a_tag_goes_out_at_once_and_is_checked_behind_the_answer() {
+    let lab = Lab::setup().rule("revalidate_for = '2h'").start().await;
+    let (old, new) = (ImageBuilder::new(1).build(), ImageBuilder::new(2).build());
+    let name = "lab/app".parse().unwrap();
+    lab.hydrate(&old, "lab/app", "1").await;
+    lab.point(&name, "1", &old, Owner::Cache, long_ago()).await;
+    lab.upstream.insert(&new, "app", "1");
+    let black = lab.upstream.inject("*", Fault::black_hole().method("HEAD").times(1));
+    let stale = lab.pull("lab/app/manifests/1").await;
+    assert_manifest(&stale, &old);
+    assert_eq!(header(&stale.0, "warning"), "110 - \"Response is Stale\"");
+    assert_eq!(header(&stale.0, "x-hydrant-stale-because"), "being-checked");
+    for _ in 0..5 {
+        assert_manifest(&lab.pull("lab/app/manifests/1").await, &old);
+    }
+    until("the check", SOON, async || (black.fired() == 1).then_some(())).await;
+    assert_eq!(lab.upstream.heads("*"), 1, "one check, however many pull");
+}
+
+#[tokio::test]
+async fn what_a_check_behind_an_answer_finds_is_hydrated_though_nobody_asks() {
+    let lab = Lab::setup().rule("revalidate_for = '2h'").start().await;
+    let (old, new) = (ImageBuilder::new(1).build(), ImageBuilder::new(2).build());
+    let name = "lab/app".parse().unwrap();
+    lab.hydrate(&old, "lab/app", "1").await;
+    lab.point(&name, "1", &old, Owner::Cache, long_ago()).await;
+    lab.upstream.insert(&new, "app", "1");
+    assert_manifest(&lab.pull("lab/app/manifests/1").await, &old);
+    let misses = lab.misses(1).await;
+    assert_eq!(misses[0].request.reference, reference("1"));
+    assert_eq!(lab.store.staged_manifest(&new.digest).await.unwrap().unwrap(), new.manifest);
+    assert_manifest(&lab.pull("lab/app/manifests/1").await, &new);
+    assert_eq!((lab.upstream.heads("*"), lab.upstream.gets("*/manifests/*")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_frozen_tag_is_never_asked_about() {
+    let lab = Lab::start().await;
+    let image = ImageBuilder::new(1).build();
+    let (name, tag) = ("lab/app".parse().unwrap(), "1".parse().unwrap());
+    lab.upstream.insert(&ImageBuilder::new(2).build(), "app", "1");
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    let (record, version) = lab.store.tag(&name, &tag).await.unwrap().unwrap();
+    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, reason: None };
+    let record = record.freeze(frozen).unwrap();
+    lab.store.put_tag(&name, &tag, record, Some(version)).await.unwrap();
+    let answer = lab.pull("lab/app/manifests/1").await;
+    assert_manifest(&answer, &image);
+    assert_eq!(header(&answer.0, "warning"), "");
+    assert!(lab.upstream.requests().is_empty());
 }
 
 #[tokio::test]
