@@ -112,6 +112,14 @@ async fn a_trial_is_closed_but_for_what_it_needs() {
         assert!(passes(&r, &Place::Elsewhere("monitoring"), &role, "TCP", 9464), "the scrape");
         assert!(!passes(&r, &NODE, &role, "TCP", 4222));
     }
+    for (one, other) in
+        [("frontend", "importer"), ("importer", "frontend"), ("frontend", "frontend")]
+    {
+        assert!(passes(&r, &ours(one), &ours(other), "TCP", 5001), "{one} reads from {other}");
+    }
+    for stranger in [ours("notifier"), ours("control"), Place::Elsewhere("monitoring"), NODE] {
+        assert!(!passes(&r, &stranger, &ours("frontend"), "TCP", 5001), "{stranger:?}");
+    }
     for role in ["frontend", "importer", "notifier"] {
         assert!(passes(&r, &ours(role), &INTERNET, "TCP", 443), "{role}");
         assert!(!passes(&r, &ours(role), &INTERNET, "TCP", 25), "{role}");

@@ -87,7 +87,12 @@ impl Cluster {
             _ => self.here.address(),
         };
         let container = &self.rendered.pod(role)["spec"]["containers"][0];
-        let ports = [("0.0.0.0:5000", listen.as_str()), ("0.0.0.0:9464", admin.as_str())];
+        let peer = self.here.address();
+        let ports = [
+            ("0.0.0.0:5000", listen.as_str()),
+            ("0.0.0.0:9464", admin.as_str()),
+            ("0.0.0.0:5001", peer.as_str()),
+        ];
         let process = self.container(role, binaries::hydrant(), container, &ports);
         self.start(process);
         (listen, admin)

@@ -80,7 +80,9 @@ impl Composed {
         let config = self.here.dir("control").join("hydrant.toml");
         let data = self.here.dir(&format!("{service}-data"));
         let (listen, admin) = (self.here.put_in(&format!("{service}:5000")), self.admin(service));
-        let own = [("/etc/hydrant/hydrant.toml", &*config.to_string_lossy())];
+        let peer = self.here.address();
+        let own =
+            [("/etc/hydrant/hydrant.toml", &*config.to_string_lossy()), ("0.0.0.0:5001", &peer)];
         let process = self.service(service, binaries::hydrant(), &own);
         process.env("HYDRANT_DATA", data).env("HYDRANT_LISTEN", listen).env("HYDRANT_ADMIN", admin);
         process.spawn();

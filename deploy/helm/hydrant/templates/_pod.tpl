@@ -56,6 +56,9 @@ spec:
         {{- include "hydrant.env" . | nindent 8 }}
       ports:
         - {name: admin, containerPort: 9464}
+        {{- if $fetches }}
+        - {name: peer, containerPort: {{ $v.pod.peerPort }}}
+        {{- end }}
         {{- if eq $role "frontend" }}
         - {name: registry, containerPort: {{ $values.listenPort }}}
         {{- end }}
@@ -155,6 +158,8 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if has $role (list "frontend" "importer") }}
 - {name: HYDRANT_SPOOL, value: {{ printf "%dGiB" (int $values.spoolGiB) }}}
+# The others are told the pod's own address, the one it has towards NATS.
+- {name: HYDRANT_PEER, value: {{ printf "0.0.0.0:%d" (int $v.pod.peerPort) | quote }}}
 {{- end }}
 - {name: HYDRANT_STORE, value: {{ include "hydrant.storeUrl" $root | quote }}}
 - {name: AWS_REGION, value: {{ $v.store.region | quote }}}
