@@ -36,6 +36,12 @@ pub const HERD_BYTES: Bar =
     at_most("herd-bytes", 1.01, "×", "herd of cold clients: upstream bytes / image bytes");
 pub const HERD_GETS: Bar =
     at_most("herd-gets", 1.0, "GETs", "herd of cold clients: GETs of one blob or manifest");
+pub const HERD_ONE: Bar = at_most(
+    "herd-one",
+    1.01,
+    "×",
+    "herd at one `hydrant up`, small layers: upstream bytes / image bytes",
+);
 pub const COLD_SHAPED: Bar =
     at_most("cold-shaped", 1.02, "×", "cold pull, 20 ms and 100 MB/s a connection: wall / direct");
 pub const COLD_SHAPED_S3: Bar =

@@ -25,7 +25,7 @@ pub enum Contestant {
     HydrantS3,
     /// hydrant with a directory, reading large blobs as parallel ranges.
     HydrantRanges,
-    /// hydrant with a directory and room for 1,024 requests to the upstream at once; 64 are usual.
+    /// hydrant with a directory and room for 1,000 requests to the upstream at once; 64 are usual.
     HydrantWide,
     /// hydrant with SeaweedFS, sending clients to presigned URLs for stored blobs.
     HydrantRedirect,
@@ -46,7 +46,7 @@ impl Contestant {
             Self::Hydrant => "hydrant",
             Self::HydrantS3 => "hydrant (S3)",
             Self::HydrantRanges => "hydrant (parallel ranges)",
-            Self::HydrantWide => "hydrant (1,024 requests)",
+            Self::HydrantWide => "hydrant (1,000 requests)",
             Self::HydrantRedirect => "hydrant (S3, redirect)",
             Self::Registry => "docker-registry proxy",
             Self::RegistryS3 => "docker-registry proxy (S3)",
@@ -203,7 +203,7 @@ impl Contestant {
         };
         let asking = match self {
             Self::HydrantRanges => "parallel = { from = \"16MiB\", ranges = 4 }",
-            Self::HydrantWide => "concurrency = 1024",
+            Self::HydrantWide => "concurrency = 1000",
             _ => "",
         };
         let delivery = if self == Self::HydrantRedirect { "redirect" } else { "stream" };

@@ -57,7 +57,6 @@ fn measured(report: &Value, part: &str, contestant: &str, metric: &str) -> f64 {
 }
 
 #[tokio::test]
-#[ignore = "a client that found no flight may begin another after it landed, and read a blob again"]
 async fn the_smoke_counts_one_upstream_read_and_no_error() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["smoke", "--effort", "smoke", "--no-peers"];

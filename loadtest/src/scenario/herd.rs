@@ -18,6 +18,7 @@ use anyhow::Result;
 const FRONTENDS: usize = 3;
 const FIFTY: &str = "a herd, one image";
 const MANY: &str = "a large herd, one image";
+const ONE: &str = "a herd at one process";
 const MIX: &str = "a herd over a mix of images";
 const STREAMS: &str = "cold streams at once";
 
@@ -44,23 +45,25 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let effort = stage.effort();
     let layers =
         effort.pick(vec![MIB, 64 * KIB], vec![4 * MIB, MIB], vec![20 * MIB, 8 * MIB, 4 * MIB]);
-    one_image(stage, FIFTY, effort.pick(8, 50, 50), &layers).await;
+    one_image(stage, FIFTY, effort.pick(8, 50, 50), FRONTENDS, &layers).await;
     if !stage.options.is_external() || effort > crate::arguments::Effort::Quick {
-        one_image(stage, MANY, effort.pick(16, 200, 200), &layers).await;
+        one_image(stage, MANY, effort.pick(16, 200, 200), FRONTENDS, &layers).await;
     }
+    // Layers that land while some of the herd are still on their way to them.
+    one_image(stage, ONE, effort.pick(16, 50, 50), 1, &[MIB, 100 * KIB]).await;
     mix(stage).await;
     streams(stage).await;
     Ok(())
 }
 
-async fn one_image(stage: &mut Stage, name: &str, count: usize, layers: &[u64]) {
-    let about = format!("{count} clients pull one image through {FRONTENDS} instances.");
+async fn one_image(stage: &mut Stage, name: &str, count: usize, instances: usize, layers: &[u64]) {
+    let about = format!("{count} clients pull one image; instances: {instances}.");
     let part = Part::new(name, &about, &METRICS);
     let contestants = stage.contestants(&CONTESTANTS);
     stage
         .rounds(part, &contestants, async |stage, contestant, _| {
             let image = stage.image(layers).await?;
-            trial(stage, name, *contestant, FRONTENDS, &vec![&image; count]).await
+            trial(stage, name, *contestant, instances, &vec![&image; count]).await
         })
         .await;
 }
@@ -160,6 +163,7 @@ pub fn figures(section: &Section) -> Vec<Figure> {
     vec![
         bars::HERD_BYTES.value(herd, hydrant, Metric::Amplification),
         bars::HERD_GETS.value(herd, hydrant, Metric::MostGets),
+        bars::HERD_ONE.value(part(ONE), hydrant, Metric::Amplification),
         bars::MEMORY_STREAMS.value(
             part(STREAMS),
             Contestant::HydrantWide.name(),

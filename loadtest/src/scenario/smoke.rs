@@ -31,13 +31,13 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let all = stage.contestants(&all);
     let part = Part::new(
         HERD,
-        "10 clients at once through one instance.",
+        "10 clients at once through two instances.",
         &[Metric::Amplification, Metric::MostGets, Metric::Errors],
     );
     stage
         .rounds(part, &all, async |stage, contestant, _| {
             let image = stage.image(&[MIB, 100 * KIB]).await?;
-            herd::trial(stage, HERD, *contestant, 1, &[&image; 10]).await
+            herd::trial(stage, HERD, *contestant, 2, &[&image; 10]).await
         })
         .await;
     let part = Part::new(COLD, "One client in parallel ranges.", &[Metric::Amplification]);
