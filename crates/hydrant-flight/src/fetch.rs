@@ -5,6 +5,7 @@ use crate::{
     flights::Source,
     insurance::insured,
     load::{Body, Load, Taken},
+    ranges::{self, Lanes},
 };
 use futures::StreamExt;
 use hydrant_upstream::{BlobBody, UpstreamError};
@@ -23,18 +24,23 @@ pub(crate) enum Fetched {
 }
 
 /// Asks the upstream for what `load` does not have yet, and opens it.
-pub(crate) async fn open(load: &mut Load, source: &Source) -> Result<Body, FlightError> {
-    let body = rest(load, source).await?;
-    agree(source.size, body.size)?;
-    let size = source.bound(body.size).await?;
+pub(crate) async fn open(
+    load: &mut Load,
+    source: &Source,
+    lanes: &Lanes,
+) -> Result<Body, FlightError> {
+    let (body, stated) = rest(load, source, lanes).await?;
+    agree(source.size, stated)?;
+    let size = source.bound(stated).await?;
     load.open(size)?;
-    Ok(insured(load.flight(), body.into()))
+    Ok(insured(load.flight(), body))
 }
 
 /// Takes `body` into `load`, and where it breaks off, asks for the rest; then confirms the digest.
 pub(crate) async fn fetch(
     load: &mut Load,
     source: &Source,
+    lanes: &Lanes,
     mut body: Body,
     halt: &CancellationToken,
 ) -> Result<Fetched, FlightError> {
@@ -54,8 +60,8 @@ pub(crate) async fn fetch(
         }
         tracing::debug!(digest = %source.digest, offset = load.at(), error = %broken,
             "upstream body broke off, resuming");
-        body = match halt.run_until_cancelled(rest(load, source)).await {
-            Some(body) => insured(load.flight(), body?.into()),
+        body = match halt.run_until_cancelled(rest(load, source, lanes)).await {
+            Some(rest) => insured(load.flight(), rest?.0),
             None => return Ok(Fetched::Halted),
         };
     }
@@ -63,13 +69,30 @@ pub(crate) async fn fetch(
     Ok(Fetched::Whole)
 }
 
-/// The rest of the body; from its beginning where the upstream does not honour a range, in which
-/// case what is here already is skipped.
-async fn rest(load: &Load, source: &Source) -> Result<BlobBody, FlightError> {
-    match source.open(load.at()).await {
-        Err(UpstreamError::RangeNotHonoured { .. }) => Ok(source.open(0).await?),
-        other => Ok(other?),
+/// The rest of the blob, and its size by the upstream's word; from its beginning where the upstream
+/// does not honour a range, in which case what is here already is skipped.
+async fn rest(
+    load: &Load,
+    source: &Source,
+    lanes: &Lanes,
+) -> Result<(Body, Option<u64>), FlightError> {
+    let size = load.size().or(source.size);
+    if let Some(plan) = lanes.plan(source, load.at(), size) {
+        match ranges::open(source, plan).await {
+            Err(FlightError::Upstream(error)) if is_rangeless(&error) => {}
+            body => return Ok((body?, size)),
+        }
     }
+    let body = match source.open(load.at()).await {
+        Err(error) if is_rangeless(&error) => source.open(0).await?,
+        body => body?,
+    };
+    let stated = body.size;
+    Ok((body.into(), stated))
+}
+
+fn is_rangeless(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::RangeNotHonoured { .. })
 }
 
 /// The manifest's word and the upstream's word on the size, where both gave one.

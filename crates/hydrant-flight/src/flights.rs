@@ -8,13 +8,14 @@ use crate::{
     lead::Start,
     load::Load,
     peers::Peers,
+    ranges::Lanes,
     spool::Spool,
     turn::{Cluster, Leader, Turn, Turns},
 };
 use hydrant_proto::{Digest, RepositoryName};
 use hydrant_store::Store;
 use hydrant_telemetry::metrics;
-use hydrant_upstream::{BlobBody, Client, Priority, UpstreamError};
+use hydrant_upstream::{BlobBody, Client, Part, Priority, UpstreamError};
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
@@ -38,6 +39,10 @@ pub struct Source {
 impl Source {
     pub(crate) async fn open(&self, from: u64) -> Result<BlobBody, UpstreamError> {
         self.client.blob(&self.upstream_repository, &self.digest, from, self.priority).await
+    }
+
+    pub(crate) async fn part(&self, part: Part) -> Result<BlobBody, UpstreamError> {
+        self.client.blob(&self.upstream_repository, &self.digest, part, self.priority).await
     }
 
     /// The size of the blob in bytes. One whose size nobody tells might never end, so that of a
@@ -70,6 +75,7 @@ pub(crate) struct Inner {
     spool: Arc<Spool>,
     pub turns: Turns,
     pub peers: Peers,
+    pub lanes: Lanes,
     flying: Mutex<HashMap<Digest, Flight>>,
     pub tasks: TaskTracker,
     stop: CancellationToken,
@@ -89,6 +95,7 @@ impl Flights {
             spool: Spool::new(spool_dir, budget)?,
             turns: Turns::new(cluster),
             peers: Peers::new().map_err(io::Error::other)?,
+            lanes: Lanes::default(),
             flying: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

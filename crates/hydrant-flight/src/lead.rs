@@ -111,12 +111,13 @@ impl Flights {
             load.confirm()?;
             return self.kept(flight, halt).await;
         }
-        let Some(body) = halt.run_until_cancelled(fetch::open(load, source)).await else {
+        let lanes = &self.0.lanes;
+        let Some(body) = halt.run_until_cancelled(fetch::open(load, source, lanes)).await else {
             return Ok(Led::Halted);
         };
         let body = body?;
         let fetching = async {
-            let fetched = fetch::fetch(load, source, body, halt).await;
+            let fetched = fetch::fetch(load, source, lanes, body, halt).await;
             if let Err(error) = &fetched {
                 // The upload follows the flight, and ends by hearing of the failure.
                 self.fail(flight, error.clone());

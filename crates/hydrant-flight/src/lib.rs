@@ -21,6 +21,7 @@ mod look;
 mod manifest;
 mod passthrough;
 mod peers;
+mod ranges;
 mod serve;
 mod spool;
 mod turn;

@@ -56,8 +56,12 @@ impl Lab {
 }
 
 fn client(upstream: &FakeUpstream) -> Arc<Client> {
+    client_with(upstream, "")
+}
+
+fn client_with(upstream: &FakeUpstream, settings: &str) -> Arc<Client> {
     let text = format!(
-        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n[[rule]]\nname='lab'\n\
+        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n{settings}\n[[rule]]\nname='lab'\n\
          downstream='lab/*'\nupstream='lab'\n",
         upstream.url()
     );
@@ -171,6 +175,36 @@ async fn an_upstream_without_ranges_is_read_from_its_beginning_again() {
         lab.upstream.inject("*/blobs/*", fault);
         let bytes = collect(&lab.fly().await).await.unwrap();
         assert_eq!(Digest::of(&bytes), lab.layer.digest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_is_read_as_parallel_ranges_and_each_byte_once() {
+    let lab = Lab::start(21 * MIB).await;
+    let client = client_with(&lab.upstream, "parallel={from='16MiB',ranges=4}");
+    let source = Source { client, size: Some(lab.layer.size), ..lab.source() };
+    lab.upstream.inject("*/blobs/*", Fault::slow(20 * MIB));
+    let flight = lab.flights.join_or_start(source, &grant("lab/app")).await.unwrap();
+    assert_eq!(Digest::of(&collect(&flight).await.unwrap()), lab.layer.digest);
+    flight.stored().await.unwrap();
+    assert_eq!(lab.upstream.bytes("*/blobs/*"), lab.layer.size);
+    assert_eq!(lab.upstream.peak("GET", "*/blobs/*"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_that_break_off_are_resumed_and_an_upstream_without_them_is_read_whole() {
+    for (fault, most) in [
+        (Fault::truncate(MIB).times(3), 24 * MIB),
+        (Fault::no_range(), 24 * MIB),
+        (Fault::shifted_range(3).times(2), 24 * MIB),
+    ] {
+        let lab = Lab::start(20 * MIB).await;
+        let client = client_with(&lab.upstream, "parallel={from='16MiB',ranges=3}");
+        let source = Source { client, size: Some(lab.layer.size), ..lab.source() };
+        lab.upstream.inject("*/blobs/*", fault);
+        let flight = lab.flights.join_or_start(source, &grant("lab/app")).await.unwrap();
+        assert_eq!(Digest::of(&collect(&flight).await.unwrap()), lab.layer.digest);
+        assert!(lab.upstream.bytes("*/blobs/*") < most, "{}", lab.upstream.bytes("*/blobs/*"));
     }
 }
 
