@@ -99,6 +99,8 @@ async fn the_configuration_is_one_that_hydrant_accepts_and_means() {
         if name == "fleet" {
             let resources = table.resources();
             assert_eq!(resources.upstream[0].concurrency, 32);
+            assert_eq!(resources.upstream[0].quota_reserve, Some(20));
+            assert_eq!(resources.rule[0].tags.len(), 2);
             assert!(
                 matches!(&resources.rule[0].platforms, Platforms::These(two) if two.len() == 2)
             );

@@ -1,7 +1,11 @@
 //! The pods of the chart: as Pod Security's `restricted` wants them, probed, drained, without
 //! secrets in the clear.
 
-use crate::rendered::{SETS, containers, set, variables};
+use crate::{
+    rendered::{SETS, containers, set, variables},
+    tools::run,
+};
+use hydrant_testkit::binaries;
 use serde_json::{Value, json};
 
 /// What `restricted` asks of every pod and container (kubernetes.io, Pod Security Standards), and a
@@ -129,5 +133,31 @@ async fn every_role_has_a_budget_an_account_and_is_spread() {
         let container = &pod["spec"]["containers"][0];
         assert!(container["image"].as_str().unwrap().contains("@sha256:"));
         assert!(!variables(container).contains_key("AWS_ENDPOINT_URL"), "it is AWS itself");
+    }
+}
+
+/// A misspelt variable would be passed over without a word.
+#[tokio::test]
+async fn every_variable_is_one_that_the_role_reads() {
+    let Some(rendered) = set("fleet").await else { return };
+    for role in ["frontend", "importer", "notifier", "control"] {
+        let container = &rendered.pod(role)["spec"]["containers"][0];
+        let names = container["env"].as_array().unwrap().iter().map(|entry| entry["name"].clone());
+        let names: Vec<_> = names.map(|name| name.as_str().unwrap().to_owned()).collect();
+        let used = container["env"].to_string();
+        let is_ours = |name: &&String| {
+            // Some are there for others to refer to.
+            name.starts_with("HYDRANT_") && !used.contains(&format!("$({name})"))
+        };
+        assert_known(role, names.iter().filter(is_ours)).await;
+    }
+}
+
+/// Fails for a variable that the help of the role does not name.
+pub async fn assert_known(role: &str, names: impl Iterator<Item = &String>) {
+    let help = run(&binaries::hydrant(), [role, "--help"]).await.success().text();
+    for name in names {
+        let known = help.contains(&format!("[env: {name}]")) || name == "HYDRANT_ADMIN_TOKEN";
+        assert!(known, "{role} does not read {name}");
     }
 }

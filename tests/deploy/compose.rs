@@ -1,6 +1,9 @@
 //! The compose file, as Docker Compose understands it, and the files it hands to its services.
 
-use crate::tools::{deploy, run, run_in, tool};
+use crate::{
+    chart_pods::assert_known,
+    tools::{deploy, run, run_in, tool},
+};
 use hydrant_rules::{Resources, Table};
 use hydrant_testkit::{Process, binaries};
 use serde_json::{Map, Value};
@@ -94,4 +97,15 @@ async fn prometheus_takes_its_configuration() {
     fs::write(directory.path().join("prometheus.yml"), text).unwrap();
     let checked = run_in(directory.path(), &promtool, ["check", "config", "prometheus.yml"]).await;
     assert!(checked.status.success(), "{}{}", checked.text(), checked.stderr);
+}
+
+#[tokio::test]
+async fn every_variable_is_one_that_the_role_reads() {
+    let Some(services) = services().await else { return };
+    for service in ["control", "importer", "notifier", "frontend-1"] {
+        let role = services[service]["command"][0].as_str().unwrap();
+        let names: Vec<_> = services[service]["environment"].as_object().unwrap().keys().collect();
+        let ours = names.into_iter().filter(|name| name.starts_with("HYDRANT_"));
+        assert_known(role, ours).await;
+    }
 }
