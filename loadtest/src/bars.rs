@@ -40,7 +40,7 @@ pub const HERD_ONE: Bar = at_most(
     "herd-one",
     1.01,
     "×",
-    "herd at one `hydrant up`, small layers: upstream bytes / image bytes",
+    "herd at one hydrant up, small layers: upstream bytes / image bytes",
 );
 pub const COLD_SHAPED: Bar =
     at_most("cold-shaped", 1.02, "×", "cold pull, 20 ms and 100 MB/s a connection: wall / direct");
@@ -100,11 +100,11 @@ pub const BROWNOUT_BLACK_HOLE: Bar = at_most(
 );
 pub const BROWNOUT_HERD: Bar =
     at_most("brownout-herd", 1.1, "×", "p99 of warm traffic while a herd is cold / quiet");
-pub const IDLE_MEMORY: Bar = at_most("idle-memory", 40.0, "MiB", "idle `hydrant up`: memory");
-pub const IDLE_CPU: Bar = at_most("idle-cpu", 0.01, "cores", "idle `hydrant up`: CPU");
+pub const IDLE_MEMORY: Bar = at_most("idle-memory", 40.0, "MiB", "idle hydrant up: memory");
+pub const IDLE_CPU: Bar = at_most("idle-cpu", 0.01, "cores", "idle hydrant up: CPU");
 pub const IDLE_MESSAGES: Bar = Bar {
     key: "idle-messages",
-    what: "idle `hydrant up`: messages of the bus",
+    what: "idle hydrant up: messages of the bus",
     limit: Limit::Told,
     unit: "/s",
 };

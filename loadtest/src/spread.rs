@@ -19,14 +19,19 @@ impl Spread {
         let (min, max) = (*sorted.first()?, *sorted.last()?);
         Some(Self { median: quantile(&sorted, 0.5), min, max, count: sorted.len() })
     }
+
+    /// From where to where, as far as three digits can tell them apart.
+    pub fn range(&self) -> Option<(String, String)> {
+        let (min, max) = (number(self.min), number(self.max));
+        (min != max).then_some((min, max))
+    }
 }
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { median, min, max, count } = *self;
-        match count {
-            1 => f.write_str(&number(median)),
-            _ => write!(f, "{} ({}–{})", number(median), number(min), number(max)),
+        match self.range() {
+            None => f.write_str(&number(self.median)),
+            Some((min, max)) => write!(f, "{} ({min}–{max})", number(self.median)),
         }
     }
 }

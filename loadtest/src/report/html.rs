@@ -125,12 +125,8 @@ fn other(other: &Other) -> Option<String> {
 }
 
 fn with_range(spread: Spread) -> String {
-    let range = if spread.count > 1 {
-        format!(" <small>{}–{}</small>", number(spread.min), number(spread.max))
-    } else {
-        String::new()
-    };
-    format!("<b>{}</b>{range}", number(spread.median))
+    let range = spread.range().map(|(min, max)| format!(" <small>{min}–{max}</small>"));
+    format!("<b>{}</b>{}", number(spread.median), range.unwrap_or_default())
 }
 
 fn section(section: &Section) -> String {
@@ -144,7 +140,9 @@ fn section(section: &Section) -> String {
     };
     let settings: String = section.settings.iter().map(setting).collect();
     let parts: String = section.parts.iter().filter(|p| !p.trials.is_empty()).map(part).collect();
-    let charts: String = section.charts.iter().map(plot::chart).collect();
+    // A chart of single points shows nothing that the tables do not.
+    let charts = section.charts.iter().filter(|c| c.lines.iter().any(|l| l.points.len() > 1));
+    let charts: String = charts.map(plot::chart).collect();
     let notes: String =
         section.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
     format!(

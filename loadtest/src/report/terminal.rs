@@ -134,7 +134,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     let widths: Vec<_> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(n, (cell, width))| {
-            let is_text = n == 0 || cell.starts_with(|c: char| c.is_alphabetic());
+            let is_text = n == 0 || cell.chars().filter(|c| c.is_alphabetic()).count() > 3;
             if is_text { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         let line = cells.collect::<Vec<_>>().join("  ");
