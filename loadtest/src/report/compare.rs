@@ -15,7 +15,12 @@ struct Change {
     median: f64,
     low: f64,
     high: f64,
+    /// Rounds of the report that has fewer.
+    rounds: usize,
 }
+
+/// Rounds below which a difference may as well be chance.
+const FEWEST_ROUNDS: usize = 3;
 
 impl Change {
     /// `None` when either was not measured, or there is nothing to divide by.
@@ -27,10 +32,14 @@ impl Change {
         }
         ratios.sort_by(f64::total_cmp);
         let at = |quantile_at| quantile(&ratios, quantile_at);
-        Some(Self { median: at(0.5), low: at(0.05), high: at(0.95) })
+        let rounds = before.len().min(after.len());
+        Some(Self { median: at(0.5), low: at(0.05), high: at(0.95), rounds })
     }
 
     fn word(self, better: Better) -> &'static str {
+        if self.rounds < FEWEST_ROUNDS {
+            return "too few rounds to tell";
+        }
         let (is_lower, is_higher) = (self.high < 1.0, self.low > 1.0);
         match (is_lower, is_higher, better) {
             (true, _, Better::Lower) | (_, true, Better::Higher) => "better",
@@ -130,6 +139,8 @@ mod tests {
         assert!((change.median - 2.0).abs() < 0.1);
         assert_eq!(change.word(Better::Lower), "WORSE");
         assert_eq!(change.word(Better::Higher), "better");
+        let change = Change::of(&[1.0, 1.0], &[2.0, 2.0, 2.0]).unwrap();
+        assert_eq!(change.word(Better::Lower), "too few rounds to tell");
         assert_eq!(Change::of(&[], &[1.0]), None);
         assert_eq!(Change::of(&[0.0], &[1.0]), None);
     }
