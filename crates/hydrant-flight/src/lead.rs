@@ -11,10 +11,13 @@ use crate::{
 };
 use hydrant_telemetry::metrics::{FlightPart, metrics};
 use std::{pin::pin, time::Duration};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Tries to write a verified blob to storage before it is left to the next flight.
-const STORE_TRIES: u32 = 3;
+/// How long a verified blob is kept in the spool, and served from there, while storage does not take
+/// it; then it is left to the next flight.
+const STORE_FOR: Duration = Duration::from_secs(10 * 60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// How long one that takes over waits for the others to say what they have: each of them looks for
 /// its new leader at least that often.
@@ -89,7 +92,7 @@ impl Flights {
         if load.is_full() {
             return Ok(());
         }
-        halt.run_until_cancelled(tokio::time::sleep(ASSEMBLY)).await;
+        halt.run_until_cancelled(sleep(ASSEMBLY)).await;
         let Some(offer) = flight.best_offer(load.at()) else { return Ok(()) };
         let accepted = self.0.peers.accept(&offer, flight.digest(), load.at());
         if let Some(Answer::Here(along)) = halt.run_until_cancelled(accepted).await {
@@ -135,14 +138,14 @@ impl Flights {
     async fn kept(&self, flight: &Flight, halt: &CancellationToken) -> Result<Led, FlightError> {
         let keeping = async {
             let mut kept = self.0.keeper.keep(flight).await;
-            for attempt in 1..STORE_TRIES {
-                let Err(error) = &kept else { break };
-                if !flight.progress().whole {
+            let (mut pause, until) = (Duration::from_secs(1), Instant::now() + STORE_FOR);
+            while let Err(error) = &kept {
+                if !flight.progress().whole || Instant::now() + pause > until {
                     break;
                 }
-                tracing::warn!(digest = %flight.digest(), %error, attempt,
-                    "blob not stored, trying again");
-                tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
+                tracing::warn!(digest = %flight.digest(), %error, "blob not stored, trying again");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
                 kept = self.kept_again(flight).await;
             }
             kept

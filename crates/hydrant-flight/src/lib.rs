@@ -30,5 +30,5 @@ pub use error::FlightError;
 pub use flight::{Flight, Grant, Opened, Progress, Stage};
 pub use flights::{Flights, Source};
 pub use manifest::ManifestSource;
-pub use passthrough::{Passthrough, pass_through};
+pub use passthrough::Passthrough;
 pub use turn::Cluster;

@@ -1,24 +1,56 @@
-//! A blob passed straight from the upstream to one client, when there is no room to spool it:
-//! verified on the way like a flight, but neither shared nor kept.
+//! A blob passed straight to one client, when there is no room to spool it: from the process that
+//! leads its flight, else from the upstream. Verified on the way like a flight, but neither shared
+//! nor kept.
 
-use crate::{error::FlightError, flights::Source};
+use crate::{
+    error::FlightError,
+    flight::Grant,
+    flights::{Flights, Source},
+    load::Body,
+    peers::{Along, Answer},
+};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use hydrant_proto::Hasher;
-use hydrant_upstream::BlobBody;
+use hydrant_proto::{Digest, Hasher};
+use hydrant_telemetry::metrics::{FlightPart, metrics};
 
-/// An open upstream body, to be relayed.
+/// An open body, to be relayed.
 pub struct Passthrough {
-    source: Source,
-    body: BlobBody,
+    digest: Digest,
+    body: Body,
     size: u64,
 }
 
-/// Opens `source` from its first byte.
-pub async fn pass_through(source: Source) -> Result<Passthrough, FlightError> {
-    let body = source.open(0).await?;
-    let size = source.bound(body.size).await?;
-    Ok(Passthrough { source, body, size })
+impl Flights {
+    /// Opens `source` from its first byte, for who may read along as `to`, or is to be found
+    /// entitled by the upstream's delivery.
+    pub async fn pass_through(
+        &self,
+        source: Source,
+        to: &Grant,
+    ) -> Result<Passthrough, FlightError> {
+        metrics().flights.part(FlightPart::Pass);
+        let digest = source.digest.clone();
+        if let Some(Along { size, body }) = self.along(&digest, to).await {
+            return Ok(Passthrough { digest, body, size });
+        }
+        let body = source.open(0).await?;
+        let size = source.bound(body.size).await?;
+        Ok(Passthrough { digest, body: body.into(), size })
+    }
+
+    /// The bytes of a flight that another process leads.
+    async fn along(&self, digest: &Digest, to: &Grant) -> Option<Along> {
+        let leader = self.0.turns.leader(digest).await?;
+        let is_granted = leader.record.grants.contains(&to.to_string());
+        if !is_granted || leader.record.stored.is_some() {
+            return None;
+        }
+        match self.0.peers.read(&leader, digest, 0, None).await {
+            Answer::Here(along) => Some(along),
+            Answer::Gone | Answer::Failed(_) | Answer::Unreachable(_) => None,
+        }
+    }
 }
 
 impl Passthrough {
@@ -30,9 +62,9 @@ impl Passthrough {
     /// The bytes; the newest chunk is withheld until the next arrives or the digest is confirmed,
     /// so the stream ends cleanly only with the right bytes.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, FlightError>> + Send + use<> {
-        let hasher = Some(Hasher::new(self.source.digest.algorithm()));
-        let Self { source, body, size: left } = self;
-        let relay = Relay { source, body, left, hasher, held: Bytes::new() };
+        let Self { digest, body, size: left } = self;
+        let hasher = Some(Hasher::new(digest.algorithm()));
+        let relay = Relay { digest, body, left, hasher, held: Bytes::new() };
         stream::try_unfold(relay, |mut relay| async move {
             Ok(relay.next().await?.map(|chunk| (chunk, relay)))
         })
@@ -40,8 +72,8 @@ impl Passthrough {
 }
 
 struct Relay {
-    source: Source,
-    body: BlobBody,
+    digest: Digest,
+    body: Body,
     /// Bytes still to come.
     left: u64,
     /// `None` once the last chunk has been let go.
@@ -64,7 +96,7 @@ impl Relay {
             }
         }
         let digest = self.hasher.take().expect("checked above").finish();
-        if digest != self.source.digest {
+        if digest != self.digest {
             return Err(FlightError::Integrity(format!("it hashes to {digest}")));
         }
         let last = std::mem::take(&mut self.held);

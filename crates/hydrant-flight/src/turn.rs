@@ -5,7 +5,7 @@
 
 use crate::flight::Flight;
 use hydrant_bus::{BusError, Claimed, Entry, Held, Revision, SharedState};
-use hydrant_proto::{FlightRecord, codec, subject::StateKey};
+use hydrant_proto::{Digest, FlightRecord, codec, subject::StateKey};
 use std::{
     net::SocketAddr,
     sync::{Mutex, PoisonError},
@@ -117,6 +117,14 @@ impl Turns {
             Some(turn) => turn,
             None => self.take(flight, upstream).await,
         }
+    }
+
+    /// Who leads the flight of `digest`, if anybody is known to; it may be over by now.
+    pub async fn leader(&self, digest: &Digest) -> Option<Leader> {
+        let state = self.state()?;
+        let key = StateKey::Flight(digest.clone());
+        let entry = self.in_time(state.get(&key)).await?.ok()??;
+        leader(entry).filter(|leader| leader.owner != state.owner())
     }
 
     /// Where other processes reach this one.

@@ -275,6 +275,23 @@ async fn a_frozen_leader_is_replaced_and_follows_when_it_wakes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_spool_space_passes_on_what_the_leader_has() {
+    let lab = Lab::start(4 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(8 * MIB));
+    first.lead().await;
+    let passing = second.flights.pass_through(second.source(), &grant("lab/app")).await.unwrap();
+    assert_eq!(passing.size(), lab.layer.size);
+    let bytes: Vec<Bytes> = passing.into_stream().try_collect().await.unwrap();
+    assert_eq!(Digest::of(&bytes.concat()), lab.layer.digest);
+    assert_eq!(lab.reads(), 1);
+    // What entitles another repository is the upstream's own delivery.
+    let passing = second.flights.pass_through(second.source(), &grant("lab/other")).await.unwrap();
+    let bytes: Vec<Bytes> = passing.into_stream().try_collect().await.unwrap();
+    assert_eq!((bytes.concat().len() as u64, lab.reads()), (lab.layer.size, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_breaks_again_and_again_is_not_noticed() {
     let lab = Lab::start(8 * MIB).await;
     let (first, second) = (lab.member().await, lab.member().await);

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use hydrant_flight::{Flight, FlightError, Flights, Grant, Opened, Source, Stage, pass_through};
+use hydrant_flight::{Flight, FlightError, Flights, Grant, Opened, Source, Stage};
 use hydrant_proto::{Digest, FailureClass, RepositoryName};
 use hydrant_rules::{Resources, Table};
 use hydrant_store::Store;
@@ -243,8 +243,15 @@ async fn without_room_a_flight_says_so_and_the_blob_can_be_passed_through() {
     let source = Source { digest: layer.digest.clone(), ..lab.source() };
     let refused = lab.flights.join_or_start(source.clone(), &grant("lab/app")).await.unwrap();
     assert!(matches!(refused.opened().await, Err(FlightError::NoSpool(_))));
-    let passed: Vec<Bytes> =
-        pass_through(source).await.unwrap().into_stream().try_collect().await.unwrap();
+    let passed: Vec<Bytes> = lab
+        .flights
+        .pass_through(source, &grant("lab/app"))
+        .await
+        .unwrap()
+        .into_stream()
+        .try_collect()
+        .await
+        .unwrap();
     assert_eq!(Digest::of(&passed.concat()), layer.digest);
     lab.flights.stop().await;
 }

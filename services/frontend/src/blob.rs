@@ -21,7 +21,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::HeaderMap;
-use hydrant_flight::{Flight, FlightError, Flights, Opened, Passthrough, Source, pass_through};
+use hydrant_flight::{Flight, FlightError, Flights, Opened, Passthrough, Source};
 use hydrant_proto::{Digest, FailureClass};
 use hydrant_rules::Delivery;
 use hydrant_store::StoreError;
@@ -310,7 +310,8 @@ impl Blobs {
     }
 
     async fn passing(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
-        Ok(Whereabouts::Passing(pass_through(self.source(place, digest)).await?))
+        let passing = self.flights.pass_through(self.source(place, digest), &place.grant()).await?;
+        Ok(Whereabouts::Passing(passing))
     }
 
     fn source(&self, place: &Place, digest: &Digest) -> Source {

@@ -42,7 +42,7 @@ pub(crate) struct Blobs<'a> {
 }
 
 impl Blobs<'_> {
-    /// Makes every blob durable and links it to the repository.
+    /// Makes every blob durable and links it to the repository: the first of them first.
     pub async fn settle(&self, blobs: impl Iterator<Item = Descriptor>) -> Result<(), ImportError> {
         stream::iter(blobs)
             .map(|blob| self.settle_one(blob))

@@ -40,7 +40,8 @@ pub(crate) struct Node {
 pub(crate) struct Closure {
     /// Children before what names them; the root is last.
     pub manifests: Vec<Node>,
-    pub blobs: BTreeMap<Digest, Descriptor>,
+    /// Each once, in the order in which a client asks for them.
+    pub blobs: Vec<Descriptor>,
     /// Platforms of the image manifests taken from an index.
     pub platforms: BTreeSet<Platform>,
 }
@@ -57,7 +58,7 @@ impl Closure {
 
     /// Bytes of all blobs and manifests.
     pub fn size(&self) -> u64 {
-        let blobs: u64 = self.blobs.values().map(|blob| blob.size).sum();
+        let blobs: u64 = self.blobs.iter().map(|blob| blob.size).sum();
         blobs + self.manifests.iter().map(|node| node.bytes.len() as u64).sum::<u64>()
     }
 }
@@ -203,13 +204,16 @@ async fn get_child(manifests: &Manifests<'_>, child: Descriptor) -> Result<Node,
     Ok(node)
 }
 
-fn blobs(manifests: &[Node]) -> Result<BTreeMap<Digest, Descriptor>, ImportError> {
-    let mut blobs = BTreeMap::new();
+fn blobs(manifests: &[Node]) -> Result<Vec<Descriptor>, ImportError> {
+    let (mut blobs, mut sizes) = (Vec::new(), BTreeMap::new());
     for blob in manifests.iter().flat_map(|node| node.manifest.blobs()) {
-        let first = blobs.entry(blob.digest.clone()).or_insert_with(|| blob.clone());
-        if first.size != blob.size {
-            let digest = &blob.digest;
-            return Err(ImportError::Closure(format!("blob {digest} is given two sizes")));
+        match sizes.insert(&blob.digest, blob.size) {
+            None => blobs.push(blob.clone()),
+            Some(size) if size == blob.size => {}
+            Some(_) => {
+                let digest = &blob.digest;
+                return Err(ImportError::Closure(format!("blob {digest} is given two sizes")));
+            }
         }
     }
     if blobs.len() > MAX_BLOBS {

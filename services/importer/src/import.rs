@@ -83,7 +83,7 @@ async fn hydrate(
         return Ok(());
     }
     progress.closure(&closure).await;
-    blobs.settle(closure.blobs.values().cloned()).await?;
+    blobs.settle(closure.blobs.iter().cloned()).await?;
     reached(Step::BlobsDurable);
     commit(worker, route, &closure).await?;
     reached(Step::ManifestsDurable);

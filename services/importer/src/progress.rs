@@ -43,7 +43,7 @@ impl Progress {
         {
             let mut inner = self.lock();
             inner.state.digest = Some(closure.root().digest.clone());
-            let blobs = closure.blobs.values().map(|blob| {
+            let blobs = closure.blobs.iter().map(|blob| {
                 let (digest, size) = (blob.digest.clone(), blob.size);
                 (digest.clone(), BlobProgress { digest, size, done: 0 })
             });
