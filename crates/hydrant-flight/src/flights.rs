@@ -16,14 +16,22 @@ use hydrant_proto::{Digest, RepositoryName};
 use hydrant_store::Store;
 use hydrant_telemetry::metrics;
 use hydrant_upstream::{BlobBody, Client, Part, Priority, UpstreamError};
+use moka::future::Cache;
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
+
+/// How long it stays known that a flight of this process landed, and for whom. Who looked into
+/// storage just before has not seen the blob there.
+const LANDED_FOR: Duration = Duration::from_secs(60);
+/// Most landings known.
+const MAX_LANDED: u64 = 16_384;
 
 /// Where a blob can be had.
 #[derive(Clone, Debug)]
@@ -77,6 +85,7 @@ pub(crate) struct Inner {
     pub peers: Peers,
     pub lanes: Lanes,
     flying: Mutex<HashMap<Digest, Flight>>,
+    landed: Cache<Digest, Vec<String>>,
     pub tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -97,6 +106,7 @@ impl Flights {
             peers: Peers::new().map_err(io::Error::other)?,
             lanes: Lanes::default(),
             flying: Mutex::default(),
+            landed: Cache::builder().max_capacity(MAX_LANDED).time_to_live(LANDED_FOR).build(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })))
@@ -178,7 +188,7 @@ impl Flights {
                 .run_until_cancelled(flights.fly(&flight, &source, look))
                 .await
                 .unwrap_or(Err(FlightError::Stopping));
-            flights.land(&flight, outcome);
+            flights.land(&flight, outcome).await;
             drop(active);
         };
         self.0.tasks.spawn(task.instrument(span));
@@ -186,6 +196,7 @@ impl Flights {
 
     /// The steps of one flight: its part in it changes as leaders come and go, what is here stays.
     async fn fly(&self, flight: &Flight, source: &Source, look: Look) -> Result<(), FlightError> {
+        let look = if self.has_landed(flight).await { Look::StorageFirst } else { look };
         if look == Look::StorageFirst
             && let Some(size) = self.stored(source).await
         {
@@ -216,6 +227,12 @@ impl Flights {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Whether a flight for the same repository landed a moment ago.
+    async fn has_landed(&self, flight: &Flight) -> bool {
+        let landed = self.0.landed.get(flight.digest()).await.unwrap_or_default();
+        flight.granted().iter().any(|grant| landed.contains(grant))
     }
 
     /// Whether what another process brings may be read here. Bytes that are here already came by
@@ -249,9 +266,11 @@ impl Flights {
         self.0.keeper.store().has_blob(&source.digest, size).await.unwrap_or(false)
     }
 
-    fn land(&self, flight: &Flight, outcome: Result<(), FlightError>) {
+    async fn land(&self, flight: &Flight, outcome: Result<(), FlightError>) {
         match outcome {
             Ok(()) => {
+                // Known before the flight is gone, so that there is no moment without either.
+                self.0.landed.insert(flight.digest().clone(), flight.granted()).await;
                 self.leave(flight);
                 flight.0.progress.send_modify(|progress| progress.stage = Stage::Stored);
             }

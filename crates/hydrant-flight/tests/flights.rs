@@ -112,6 +112,20 @@ async fn a_stored_blob_is_not_fetched_again_but_linked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_did_not_see_a_blob_in_storage_just_before_it_landed_does_not_fetch_it_again() {
+    let lab = Lab::start(MIB).await;
+    lab.fly().await.stored().await.unwrap();
+    lab.flights.drain().await;
+    let late = lab.flights.begin(lab.source(), &grant("lab/app")).unwrap().unwrap();
+    assert_eq!(late.stored().await.unwrap(), lab.layer.size);
+    assert_eq!(lab.reads(), 1);
+    // Another repository is entitled by a delivery of its own.
+    let other = lab.flights.begin(lab.source(), &grant("lab/other")).unwrap().unwrap();
+    other.stored().await.unwrap();
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_and_one_that_stands_still_stop_nobody() {
     let lab = Lab::start(3 * MIB).await;
     let flight = lab.fly().await;
