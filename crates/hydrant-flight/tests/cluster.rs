@@ -5,21 +5,18 @@
 // A test reports what went wrong by panicking.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod lab;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
-use hydrant_boot::serve::{Limits, serve};
-use hydrant_bus::{Bus, BusConfig};
-use hydrant_flight::{Cluster, Flight, FlightError, Flights, Grant, Opened, Source};
-use hydrant_proto::{Digest, FailureClass, RepositoryName, codec, subject::StateKey};
-use hydrant_rules::{Resources, Table};
+use hydrant_flight::{Flight, FlightError, Opened, Source};
+use hydrant_proto::{Digest, FailureClass, codec, subject::StateKey};
 use hydrant_store::Store;
-use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, ImageBuilder, NatsServer, Proxy, until};
-use hydrant_upstream::{Client, Priority, SecretSource, Upstreams};
-use std::{path::Path, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, ImageBuilder, NatsServer, until};
+use hydrant_upstream::{Client, Priority};
+use lab::{MIB, grant, name};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
-const MIB: u64 = 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct Lab {
@@ -43,28 +40,11 @@ impl Lab {
     }
 
     async fn member_on(&self, store: Store) -> Member {
-        let to_nats = Proxy::start(&self.nats.url().replace("nats://", "")).await;
-        let config = BusConfig::new(format!("nats://{}", to_nats.host()), "hydrant-test");
-        let bus = Bus::connect(config).await.unwrap();
-        bus.connected().wait_for(|up| *up).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to_peer = Proxy::start(&listener.local_addr().unwrap().to_string()).await;
-        let address = to_peer.host().parse().unwrap();
-        let cluster = Cluster { state: bus.shared_state(), address };
         let spool = tempfile::tempdir().unwrap();
-        let dir = spool.path().into();
-        let flights = Flights::new(store, dir, 64 * MIB, Some(cluster)).unwrap();
-        let (routes, stop) = (flights.peer_routes(), CancellationToken::new());
-        tokio::spawn(serve(listener, routes, Limits::default(), stop.clone()));
-        let client = client(&self.upstream);
         Member {
-            flights,
-            client,
-            bus,
-            to_nats,
-            to_peer,
+            joined: lab::Member::join(&self.nats, store, spool.path().into()).await,
+            client: lab::client(&self.upstream, ""),
             digest: self.layer.digest.clone(),
-            _stop: stop.drop_guard(),
             _spool: spool,
         }
     }
@@ -83,15 +63,20 @@ impl Lab {
     }
 }
 
+/// A member, and the one blob that is flown.
 struct Member {
-    flights: Flights,
+    joined: lab::Member,
     client: Arc<Client>,
-    bus: Bus,
-    to_nats: Proxy,
-    to_peer: Proxy,
     digest: Digest,
-    _stop: tokio_util::sync::DropGuard,
     _spool: tempfile::TempDir,
+}
+
+impl Deref for Member {
+    type Target = lab::Member;
+
+    fn deref(&self) -> &lab::Member {
+        &self.joined
+    }
 }
 
 impl Member {
@@ -119,36 +104,6 @@ impl Member {
         flight.opened().await.unwrap();
         flight
     }
-
-    /// Takes this member off the network, its connections left open.
-    fn freeze(&self) {
-        self.to_nats.flow(Flow::Hold);
-        self.to_peer.flow(Flow::Hold);
-    }
-
-    fn thaw(&self) {
-        self.to_nats.flow(Flow::Pass);
-        self.to_peer.flow(Flow::Pass);
-    }
-}
-
-fn client(upstream: &FakeUpstream) -> Arc<Client> {
-    let text = format!(
-        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n[[rule]]\nname='lab'\n\
-         downstream='lab/*'\nupstream='lab'\n",
-        upstream.url()
-    );
-    let table = Table::compile(Resources::from_toml(&text, Path::new("/")).unwrap()).unwrap();
-    let route = table.route(&name("lab/app")).unwrap();
-    Upstreams::new(SecretSource::default()).get(&route.upstream, None).unwrap()
-}
-
-fn name(text: &str) -> RepositoryName {
-    text.parse().unwrap()
-}
-
-fn grant(repository: &str) -> Grant {
-    Grant { repository: name(repository), origin: "here".into() }
 }
 
 async fn collect(flight: &Flight) -> Result<Vec<u8>, FlightError> {
