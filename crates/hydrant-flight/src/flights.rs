@@ -66,11 +66,12 @@ impl Source {
 }
 
 /// Where a flight looks for its blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     StorageFirst,
-    /// Nobody has said yet that who began it may read the blob.
-    Upstream,
+    /// Nobody has said yet that who began it may read the blob. That others may who joined it
+    /// meanwhile says nothing of the one.
+    Upstream(Grant),
 }
 
 /// The flights of one process. Cheap to clone; every role of the process shares it.
@@ -144,7 +145,7 @@ impl Flights {
             return Ok(None);
         }
         flight.grant(to);
-        self.start(flight.clone(), source, Look::Upstream);
+        self.start(flight.clone(), source, Look::Upstream(to.clone()));
         Ok(Some(flight))
     }
 
@@ -196,7 +197,7 @@ impl Flights {
 
     /// The steps of one flight: its part in it changes as leaders come and go, what is here stays.
     async fn fly(&self, flight: &Flight, source: &Source, look: Look) -> Result<(), FlightError> {
-        let look = if self.has_landed(flight).await { Look::StorageFirst } else { look };
+        let look = self.known(flight.digest(), look).await;
         if look == Look::StorageFirst
             && let Some(size) = self.stored(source).await
         {
@@ -213,12 +214,12 @@ impl Flights {
                     Box::pin(self.lead(flight, &mut load, source, tenure, start)).await?
                 }
                 Turn::Follow(leader) => {
-                    self.may_join(flight, &load, look, &leader)?;
+                    may_join(&load, &look, &leader)?;
                     start = Start::After;
                     Box::pin(self.follow(flight, &mut load, source, leader)).await?
                 }
                 Turn::Look(leader) => {
-                    self.may_join(flight, &load, look, &leader)?;
+                    may_join(&load, &look, &leader)?;
                     Box::pin(self.look(flight, &mut load, source, &leader)).await?
                 }
             };
@@ -229,29 +230,11 @@ impl Flights {
         }
     }
 
-    /// Whether a flight for the same repository landed a moment ago.
-    async fn has_landed(&self, flight: &Flight) -> bool {
-        let landed = self.0.landed.get(flight.digest()).await.unwrap_or_default();
-        flight.granted().iter().any(|grant| landed.contains(grant))
-    }
-
-    /// Whether what another process brings may be read here. Bytes that are here already came by
-    /// right.
-    fn may_join(
-        &self,
-        flight: &Flight,
-        load: &Load,
-        look: Look,
-        leader: &Leader,
-    ) -> Result<(), FlightError> {
-        let mut granted = flight.granted().into_iter();
-        match look == Look::StorageFirst
-            || load.is_open()
-            || granted.any(|grant| leader.record.grants.contains(&grant))
-        {
-            true => Ok(()),
-            false => Err(FlightError::Foreign),
-        }
+    /// What a flight for the same repository that landed a moment ago has proved.
+    async fn known(&self, digest: &Digest, look: Look) -> Look {
+        let Look::Upstream(to) = &look else { return look };
+        let landed = self.0.landed.get(digest).await.unwrap_or_default();
+        if landed.contains(&to.to_string()) { Look::StorageFirst } else { look }
     }
 
     /// The size of the blob if storage has it whole. Storage that cannot tell does not keep a
@@ -297,6 +280,15 @@ impl Flights {
             flying.remove(flight.digest());
         }
     }
+}
+
+/// Whether what another process brings may be read here. Bytes that are here already came by right.
+fn may_join(load: &Load, look: &Look, leader: &Leader) -> Result<(), FlightError> {
+    let may = match look {
+        Look::StorageFirst => true,
+        Look::Upstream(to) => load.is_open() || leader.record.grants.contains(&to.to_string()),
+    };
+    if may { Ok(()) } else { Err(FlightError::Foreign) }
 }
 
 fn upstream(source: &Source) -> &str {

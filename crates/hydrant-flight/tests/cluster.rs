@@ -308,6 +308,24 @@ async fn a_flight_for_another_repository_is_not_joined_unproven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_joins_an_unproven_flight_proves_nothing_for_who_began_it() {
+    let lab = Lab::start(4 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(4 * MIB));
+    first.lead().await;
+    let stranger = grant("lab/stranger");
+    let source = Source { upstream_repository: name("stranger"), ..second.source() };
+    // Both are on the flight before it has its turn.
+    second.to_nats.flow(Flow::Hold);
+    let flight = second.flights.begin(source, &stranger).unwrap().unwrap();
+    second.flights.join_or_start(second.source(), &grant("lab/app")).await.unwrap();
+    second.to_nats.flow(Flow::Pass);
+    assert!(matches!(flight.opened().await, Err(FlightError::Foreign)));
+    first.fly().await.stored().await.unwrap();
+    assert!(!lab.store.has_link(&stranger.repository, &lab.layer.digest).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_grant_given_later_is_told_to_the_others() {
     let lab = Lab::start(4 * MIB).await;
     let (first, second) = (lab.member().await, lab.member().await);
