@@ -301,7 +301,7 @@ impl Reading {
 
 impl Progress {
     /// Up to where readers may read: short of the last byte until the digest is confirmed.
-    fn readable(&self) -> u64 {
+    pub(crate) fn readable(&self) -> u64 {
         if self.whole {
             return self.spooled;
         }

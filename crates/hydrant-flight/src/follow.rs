@@ -85,9 +85,9 @@ struct Following<'a> {
 impl Following<'_> {
     async fn step(&self, load: &mut Load) -> Result<Step, FlightError> {
         if !load.is_full() {
-            let along = match self.while_led(self.read(load)).await {
+            let along = match self.while_led(load.at(), self.read(load)).await {
                 Ok(along) => along,
-                Err(turn) => return Ok(Step::Turn(turn)),
+                Err(step) => return Ok(step),
             };
             match along {
                 Answer::Here(Along { size, body }) => {
@@ -115,10 +115,10 @@ impl Following<'_> {
         let mut skip = load.at().saturating_sub(body.offset);
         let mut batches = body.stream.ready_chunks(64);
         while !load.is_full() {
-            let batch = match self.while_led(batches.next()).await {
+            let batch = match self.while_led(load.at(), batches.next()).await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return Ok(Some(Step::Broken("it ended early".to_owned()))),
-                Err(turn) => return Ok(Some(Step::Turn(turn))),
+                Err(step) => return Ok(Some(step)),
             };
             if let Some(broken) = load.take_batch(batch, &mut skip).await? {
                 return Ok(Some(Step::Broken(broken.to_string())));
@@ -130,9 +130,9 @@ impl Following<'_> {
     /// Waits for the leader to store the blob, and looks whether it has.
     async fn stored(&self, load: &Load) -> Result<Step, FlightError> {
         let answer = self.flights.0.peers.stored(self.leader, &self.source.digest);
-        let answer = match self.while_led(answer).await {
+        let answer = match self.while_led(load.at(), answer).await {
             Ok(answer) => answer,
-            Err(turn) => return Ok(Step::Turn(turn)),
+            Err(step) => return Ok(step),
         };
         let why = match answer {
             // What it failed at is not what we would: our own bytes can be stored from here.
@@ -165,9 +165,10 @@ impl Following<'_> {
         }
     }
 
-    /// Waits for `news`, asking from time to time whether the leader still leads: one that is
-    /// frozen keeps its connections open.
-    async fn while_led<T>(&self, news: impl Future<Output = T>) -> Result<T, Turn> {
+    /// Waits for `news`, asking from time to time whether the leader still leads, and can be reached:
+    /// one that is frozen, or on a link that hangs, keeps its connections open. What it has stored
+    /// comes from storage then. `at` is the first byte that is not here.
+    async fn while_led<T>(&self, at: u64, news: impl Future<Output = T>) -> Result<T, Step> {
         let mut news = pin!(news);
         let mut untold = 0;
         loop {
@@ -175,10 +176,24 @@ impl Following<'_> {
                 return Ok(news);
             }
             match self.turn().await {
-                Turn::Follow(now) | Turn::Look(now) if now.is(self.leader) => untold = 0,
+                Turn::Follow(now) if now.is(self.leader) => {
+                    untold = 0;
+                    self.is_in_reach(at).await.map_err(Step::Broken)?;
+                }
                 Turn::Lead(tenure) if !tenure.is_held() && untold < UNTOLD => untold += 1,
-                turn => return Err(turn),
+                turn => return Err(Step::Turn(turn)),
             }
+        }
+    }
+
+    /// Why what the leader has does not come, if it is not the leader that waits for it as well.
+    async fn is_in_reach(&self, at: u64) -> Result<(), String> {
+        match self.flights.0.peers.readable(self.leader, &self.source.digest).await {
+            Answer::Here(readable) if readable <= at => Ok(()),
+            Answer::Here(_) => Err("the link hangs".to_owned()),
+            Answer::Gone => Err("it has no such flight any more".to_owned()),
+            Answer::Failed(report) => Err(report.reason),
+            Answer::Unreachable(why) => Err(why),
         }
     }
 

@@ -4,11 +4,12 @@
 //! redirect followed, and nothing is sent along but the key of that one flight.
 
 use crate::{error::FlightError, load::Body, turn::Leader};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_proto::{Digest, FailureClass, FlightRecord};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, time::Duration};
+use tokio::time::timeout;
 
 /// Longest wait for a connection within a cluster.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -17,6 +18,12 @@ const MAX_REPORT: usize = 16 * 1024;
 
 /// Tells what a follower has itself: see [`Offer`].
 pub(crate) const OFFER: &str = "x-hydrant-offer";
+
+/// Tells up to which byte a flight can be read.
+pub(crate) const READABLE: &str = "x-hydrant-readable";
+
+/// Longest wait for what is at hand where it is asked for.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// What a follower has of a blob, for a leader that has less: `<address> <key> <bytes>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,12 +119,28 @@ impl Peers {
         answer(ask).await.and_then(|response| along(response, from))
     }
 
-    /// The bytes from `from` up to what was offered.
+    /// The bytes from `from` up to what was offered. They are there already: who does not send them
+    /// is not waited for.
     pub async fn accept(&self, offer: &Offer, digest: &Digest, from: u64) -> Answer<Along> {
         let ask = self.0.get(format!("http://{}/flights/{digest}", offer.address));
         let range = format!("bytes={from}-{}", offer.upto.saturating_sub(1));
         let ask = ask.bearer_auth(&offer.key).header(header::RANGE, range);
-        answer(ask).await.and_then(|response| along(response, from))
+        let along = prompt(ask).await.and_then(|response| along(response, from));
+        along.and_then(|Along { size, body }| Answer::Here(Along { size, body: prompted(body) }))
+    }
+
+    /// How many bytes there are to be read, from a leader that answers at once.
+    pub async fn readable(&self, leader: &Leader, digest: &Digest) -> Answer<u64> {
+        let Some(ask) = self.ask(&leader.record, &format!("flights/{digest}/progress")) else {
+            return Answer::Gone;
+        };
+        prompt(ask).await.and_then(|response| {
+            let told = response.headers().get(READABLE).and_then(|value| value.to_str().ok());
+            match told.and_then(|told| told.parse().ok()) {
+                Some(readable) => Answer::Here(readable),
+                None => Answer::Unreachable("it does not say what it has".to_owned()),
+            }
+        })
     }
 
     /// Waits until the leader has stored the blob.
@@ -132,6 +155,24 @@ impl Peers {
         let address: SocketAddr = record.peer.parse().ok()?;
         Some(self.0.get(format!("http://{address}/{path}")).bearer_auth(&record.key))
     }
+}
+
+async fn prompt(ask: RequestBuilder) -> Answer<Response> {
+    let late = |_| Answer::Unreachable("it does not answer".to_owned());
+    timeout(PROMPT, answer(ask)).await.unwrap_or_else(late)
+}
+
+/// `body`, which breaks when nothing comes.
+fn prompted(body: Body) -> Body {
+    let Body { offset, stream } = body;
+    let stream = stream::unfold(Some(stream), |chunks| async {
+        let mut chunks = chunks?;
+        match timeout(PROMPT, chunks.next()).await {
+            Ok(chunk) => Some((chunk?, Some(chunks))),
+            Err(_) => Some((Err(broken("nothing comes")), None)),
+        }
+    });
+    Body { offset, stream: stream.boxed() }
 }
 
 async fn answer(ask: RequestBuilder) -> Answer<Response> {
@@ -169,11 +210,51 @@ fn along(response: Response, from: u64) -> Answer<Along> {
     let Some(size) = size else {
         return Answer::Unreachable(format!("it answered the range {range:?}"));
     };
-    let broken = |error: reqwest::Error| FlightError::Elsewhere {
-        class: FailureClass::UpstreamDown,
-        retry_after: None,
-        reason: format!("read from the leader of the flight: {error}"),
-    };
     let stream = response.bytes_stream().map_err(broken).boxed();
     Answer::Here(Along { size, body: Body { offset: from, stream } })
+}
+
+fn broken(why: impl fmt::Display) -> FlightError {
+    FlightError::Elsewhere {
+        class: FailureClass::UpstreamDown,
+        retry_after: None,
+        reason: format!("read from another process: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    /// One who offers ten bytes, sends `sent`, and then nothing.
+    async fn frozen(sent: &'static str) -> Offer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0, "it asks");
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        Offer { address, key: "key".to_owned(), upto: 10 }
+    }
+
+    #[tokio::test]
+    async fn who_offers_and_freezes_is_not_waited_for() {
+        let (peers, digest) = (Peers::new().unwrap(), Digest::of(b"hydrant"));
+        let silent = peers.accept(&frozen("").await, &digest, 0).await;
+        assert!(matches!(silent, Answer::Unreachable(_)));
+        let some =
+            "HTTP/1.1 206 \r\ncontent-range: bytes 0-9/20\r\ncontent-length: 10\r\n\r\nhydra";
+        let Answer::Here(along) = peers.accept(&frozen(some).await, &digest, 0).await else {
+            panic!("it answers");
+        };
+        let chunks: Vec<_> = along.body.stream.collect().await;
+        assert_eq!(chunks[0].as_ref().unwrap(), "hydra");
+        assert!(chunks[1].is_err() && chunks.len() == 2, "{chunks:?}");
+    }
 }

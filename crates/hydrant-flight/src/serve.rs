@@ -6,7 +6,7 @@ use crate::{
     flight::{Flight, Opened},
     flights::Flights,
     insurance::Follower,
-    peers::{OFFER, Offer, Report},
+    peers::{OFFER, Offer, READABLE, Report},
 };
 use axum::{
     Json, Router,
@@ -25,6 +25,7 @@ impl Flights {
     pub fn peer_routes(&self) -> Router {
         Router::new()
             .route("/flights/{digest}", get(read))
+            .route("/flights/{digest}/progress", get(progress))
             .route("/flights/{digest}/stored", get(stored))
             .with_state(self.clone())
     }
@@ -55,6 +56,16 @@ async fn read(
     let bytes = flight.read(from, Some(until)).inspect_ok(move |block| follower.given(block.len()));
     let body = Body::from_stream(bytes);
     Ok((StatusCode::PARTIAL_CONTENT, headers, body).into_response())
+}
+
+/// `GET /flights/<digest>/progress`: answers at once, and says how far the flight can be read.
+async fn progress(
+    State(flights): State<Flights>,
+    Path(digest): Path<String>,
+    asked: HeaderMap,
+) -> Result<Response, Refusal> {
+    let readable = find(&flights, &digest, &asked)?.progress().readable();
+    Ok((StatusCode::NO_CONTENT, [(READABLE, readable.to_string())]).into_response())
 }
 
 /// `GET /flights/<digest>/stored`: answers when the blob is durable.

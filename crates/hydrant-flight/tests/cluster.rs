@@ -16,6 +16,7 @@ use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, ImageBuilder, NatsServer,
 use hydrant_upstream::{Client, Priority};
 use lab::{MIB, grant, name};
 use std::{ops::Deref, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -271,6 +272,33 @@ async fn a_leader_out_of_reach_costs_a_second_read_and_no_client() {
     first.to_peer.cut();
     lab.check(&second.fly().await).await;
     assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_on_a_link_that_hangs_costs_a_second_read_and_no_client() {
+    let lab = Lab::start(2 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB / 16).times(1));
+    first.lead().await;
+    let follower = second.fly().await;
+    spooled(&follower, 1).await;
+    first.to_peer.flow(Flow::Hold);
+    timeout(LIMIT, lab.check(&follower)).await.unwrap();
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_stored_behind_a_link_that_hangs_comes_from_storage() {
+    let lab = Lab::start(4 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(4 * MIB));
+    let leading = first.lead().await;
+    let follower = second.fly().await;
+    spooled(&follower, MIB).await;
+    first.to_peer.flow(Flow::Hold);
+    leading.stored().await.unwrap();
+    timeout(LIMIT, lab.check(&follower)).await.unwrap();
+    assert_eq!(lab.reads(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
