@@ -20,7 +20,7 @@ const STILL: Duration = Duration::from_secs(1);
 /// Times it is asked in vain, because the bus is away too, before the leader is given up.
 const UNTOLD: u32 = 10;
 /// How long a leader that keeps its lease may be out of reach: longer than a lease.
-const OUT_OF_REACH: Duration = Duration::from_secs(6);
+const OUT_OF_REACH: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -63,7 +63,7 @@ impl Flights {
                     "the leader of the flight is out of reach, flying alone; can processes reach \
                      each other at the address of --peer?"
                 );
-                return Ok(Some(Turn::Lead(Tenure::apart())));
+                return Ok(Some(Turn::Lead(Tenure::Apart)));
             };
             sleep(pause).await;
             match following.turn().await {

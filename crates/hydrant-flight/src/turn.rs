@@ -14,12 +14,12 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a leader that was killed keeps the flight from others.
-pub(crate) const LEASE: Duration = Duration::from_secs(3);
+pub(crate) const LEASE: Duration = Duration::from_secs(5);
 /// How long it stays known that a blob was stored. Whoever looked into storage before, and did not
 /// find it, asks for a turn sooner than that.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Longest wait for the bus to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The same, while it is known to be slow.
 const WARY: Duration = Duration::from_millis(20);
 /// How long a bus that did not answer is taken to be slow.
@@ -80,7 +80,7 @@ impl Turns {
 
     /// Asks for the lead.
     pub async fn take(&self, flight: &Flight, upstream: &str) -> Turn {
-        let Some(cluster) = &self.cluster else { return Turn::Lead(Tenure::apart()) };
+        let Some(cluster) = &self.cluster else { return Turn::Lead(Tenure::Sole) };
         let seat = Seat::new(cluster, flight, upstream);
         for _ in 0..LOOKS {
             match self.in_time(seat.claim()).await {
@@ -98,7 +98,7 @@ impl Turns {
 
     /// The turn of who was not the first; `None` when that has changed meanwhile.
     async fn behind(&self, seat: &Seat, entry: Entry) -> Option<Turn> {
-        let Some(leader) = leader(entry) else { return Some(Turn::Lead(Tenure::apart())) };
+        let Some(leader) = leader(entry) else { return Some(Turn::Lead(Tenure::Apart)) };
         match leader.record.stored {
             Some(_) => Some(Turn::Look(leader)),
             // What a former flight of this process left, or a claim whose answer came late.
@@ -111,7 +111,7 @@ impl Turns {
 
     /// Asks for the lead of a flight that `past` ended, but of which nothing is stored.
     pub async fn after(&self, past: &Leader, flight: &Flight, upstream: &str) -> Turn {
-        let Some(cluster) = &self.cluster else { return Turn::Lead(Tenure::apart()) };
+        let Some(cluster) = &self.cluster else { return Turn::Lead(Tenure::Sole) };
         let seat = Seat::new(cluster, flight, upstream);
         match self.replace(&seat, past.revision).await {
             Some(turn) => turn,
@@ -146,7 +146,7 @@ impl Turns {
         }
     }
 
-    /// A bus that hangs costs one pull a second, and those after it next to nothing.
+    /// A bus that hangs costs one pull two seconds, and those after it next to nothing.
     pub async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Option<T> {
         let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
         let doubtful = doubted.is_some_and(|since| since.elapsed() < DOUBT);
@@ -219,32 +219,39 @@ impl Seat {
 
 /// The time in which this process leads a flight.
 #[derive(Debug)]
-pub(crate) struct Tenure(Option<Standing>);
+pub(crate) enum Tenure {
+    /// There is no other process.
+    Sole,
+    /// For itself, without asking anybody: who leads cannot be reached.
+    Apart,
+    /// By a lease, or until one is to be had.
+    Seated(Standing),
+}
 
 #[derive(Debug)]
-struct Standing {
+pub(crate) struct Standing {
     seat: Seat,
     held: Option<Held>,
 }
 
 impl Tenure {
-    /// Without asking anybody.
-    pub fn apart() -> Self {
-        Self(None)
-    }
-
     fn of(seat: Seat, held: Option<Held>) -> Self {
-        Self(Some(Standing { seat, held }))
+        Self::Seated(Standing { seat, held })
     }
 
+    /// Whether it is for the whole cluster.
     pub fn is_held(&self) -> bool {
-        self.0.as_ref().is_some_and(|standing| standing.held.is_some())
+        match self {
+            Self::Sole => true,
+            Self::Apart => false,
+            Self::Seated(standing) => standing.held.is_some(),
+        }
     }
 
     /// Keeps the lease, tells of new grants, and asks for it again where it was lost. Returns when
     /// another process leads, or has finished.
     pub async fn deposed(&mut self) -> Turn {
-        let Some(standing) = &mut self.0 else { return std::future::pending().await };
+        let Self::Seated(standing) = self else { return std::future::pending().await };
         loop {
             standing.keep().await;
             standing.held = None;
@@ -261,7 +268,7 @@ impl Tenure {
 
     /// Gives up the lead of a blob that is stored now.
     pub async fn stored(self, size: u64) {
-        let Some(Standing { seat, held: Some(held) }) = self.0 else { return };
+        let Self::Seated(Standing { seat, held: Some(held) }) = self else { return };
         // If it fails, the lease expires.
         let _ = held.bequeath(seat.record(Some(size)), REMEMBERED).await;
     }

@@ -52,12 +52,14 @@ impl Worker {
         }
     }
 
-    /// Attempts that failed so far. When the bus lost them, its delivery count is the guess.
+    /// Attempts that failed so far. When the bus lost them, its delivery count is the guess, of
+    /// which little is believed: most deliveries of a job that waits for a sick upstream fail
+    /// nothing, and no job is given up by a guess.
     async fn failed_attempts(&self, job: &Job) -> u32 {
         match self.bus.job_states().get(&job.id()).await {
             Ok(Some(state)) if !state.phase.is_final() => state.attempts,
             Ok(Some(_)) => 0,
-            _ => u32::try_from(job.deliveries.saturating_sub(1)).unwrap_or(u32::MAX),
+            _ => u32::from(job.deliveries > 1),
         }
     }
 
