@@ -13,6 +13,13 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use hydrant_proto::{Digest, Hasher};
 use hydrant_telemetry::metrics::{FlightPart, metrics};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest wait for another process that leads: then the upstream is asked.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long nothing may come from it.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// An open body, to be relayed.
 pub struct Passthrough {
@@ -46,8 +53,9 @@ impl Flights {
         if !is_granted || leader.record.stored.is_some() {
             return None;
         }
-        match self.0.peers.read(&leader, digest, 0, None).await {
-            Answer::Here(along) => Some(along),
+        let read = self.0.peers.read(&leader, digest, 0, None);
+        match timeout(ANSWERS_WITHIN, read).await.ok()? {
+            Answer::Here(Along { size, body }) => Some(Along { size, body: body.within(IDLE) }),
             Answer::Gone | Answer::Failed(_) | Answer::Unreachable(_) => None,
         }
     }

@@ -126,7 +126,9 @@ impl Peers {
         let range = format!("bytes={from}-{}", offer.upto.saturating_sub(1));
         let ask = ask.bearer_auth(&offer.key).header(header::RANGE, range);
         let along = prompt(ask).await.and_then(|response| along(response, from));
-        along.and_then(|Along { size, body }| Answer::Here(Along { size, body: prompted(body) }))
+        along.and_then(|Along { size, body }| {
+            Answer::Here(Along { size, body: body.within(PROMPT) })
+        })
     }
 
     /// How many bytes there are to be read, from a leader that answers at once.
@@ -162,17 +164,18 @@ async fn prompt(ask: RequestBuilder) -> Answer<Response> {
     timeout(PROMPT, answer(ask)).await.unwrap_or_else(late)
 }
 
-/// `body`, which breaks when nothing comes.
-fn prompted(body: Body) -> Body {
-    let Body { offset, stream } = body;
-    let stream = stream::unfold(Some(stream), |chunks| async {
-        let mut chunks = chunks?;
-        match timeout(PROMPT, chunks.next()).await {
-            Ok(chunk) => Some((chunk?, Some(chunks))),
-            Err(_) => Some((Err(broken("nothing comes")), None)),
-        }
-    });
-    Body { offset, stream: stream.boxed() }
+impl Body {
+    /// The same, but it breaks when nothing comes for so long.
+    pub fn within(self, idle: Duration) -> Self {
+        let stream = stream::unfold(Some(self.stream), move |chunks| async move {
+            let mut chunks = chunks?;
+            match timeout(idle, chunks.next()).await {
+                Ok(chunk) => Some((chunk?, Some(chunks))),
+                Err(_) => Some((Err(broken("nothing comes")), None)),
+            }
+        });
+        Self { offset: self.offset, stream: stream.boxed() }
+    }
 }
 
 async fn answer(ask: RequestBuilder) -> Answer<Response> {

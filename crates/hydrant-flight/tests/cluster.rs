@@ -248,6 +248,21 @@ async fn a_process_without_spool_space_passes_on_what_the_leader_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_does_not_pass_on_comes_from_upstream() {
+    let lab = Lab::start(MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(MIB / 16).times(1));
+    first.lead().await;
+    first.to_peer.flow(Flow::Hold);
+    let app = grant("lab/app");
+    let passing = second.flights.pass_through(second.source(), &app);
+    let passing = timeout(LIMIT, passing).await.unwrap().unwrap();
+    let bytes: Vec<Bytes> = passing.into_stream().try_collect().await.unwrap();
+    assert_eq!(Digest::of(&bytes.concat()), lab.layer.digest);
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_breaks_again_and_again_is_not_noticed() {
     let lab = Lab::start(8 * MIB).await;
     let (first, second) = (lab.member().await, lab.member().await);
