@@ -47,6 +47,8 @@ struct Open {
     at: u64,
     /// Of the bytes here; taken while a batch is being hashed.
     hasher: Option<Hasher>,
+    /// The bytes are all here and hash to the digest.
+    confirmed: bool,
 }
 
 impl Load {
@@ -92,7 +94,7 @@ impl Load {
             progress.stage = Stage::Flying;
         });
         let hasher = Some(Hasher::new(self.flight.digest().algorithm()));
-        self.open = Some(Open { file, size, at: 0, hasher });
+        self.open = Some(Open { file, size, at: 0, hasher, confirmed: false });
         Ok(())
     }
 
@@ -157,7 +159,11 @@ impl Load {
     /// Checks the digest of a full load, once; readers then get the last byte. Returns its size.
     pub fn confirm(&mut self) -> Result<u64, FlightError> {
         let open = self.open.as_mut().expect("a full load is open");
-        let Some(hasher) = open.hasher.take() else { return Ok(open.size) };
+        if open.confirmed {
+            return Ok(open.size);
+        }
+        let wrong = || FlightError::Integrity("its bytes were found wrong before".to_owned());
+        let hasher = open.hasher.take().ok_or_else(wrong)?;
         let digest = hasher.finish();
         if digest != *self.flight.digest() {
             return Err(FlightError::Integrity(format!(
@@ -166,6 +172,7 @@ impl Load {
                 self.flight.digest()
             )));
         }
+        open.confirmed = true;
         self.flight.0.progress.send_modify(|progress| {
             progress.whole = true;
             progress.stage = Stage::Storing;

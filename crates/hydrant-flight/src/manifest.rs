@@ -19,8 +19,8 @@ use tokio::time::sleep;
 const LONGEST: Duration = Duration::from_secs(60);
 /// How long a failure of the upstream is.
 const FAILED: Duration = Duration::from_secs(1);
-/// Most bytes of a manifest left on the bus itself.
-const INLINE: usize = 128 * 1024;
+/// Most bytes of a manifest left on the bus itself, whose memory for all shared state is 64 MiB.
+const INLINE: usize = 32 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
