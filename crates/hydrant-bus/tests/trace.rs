@@ -85,7 +85,7 @@ async fn one_trace_from_the_miss_to_the_delivery() {
         .wait_until("pull, hydration, delivery", LIMIT, |spans| {
             let ours = spans.iter().filter(|span| span.trace_id == trace);
             let names: Vec<_> = ours.map(|span| span.name.clone()).collect();
-            ["pull", "hydration", "delivery"]
+            ["pull", "process HYDRANT_JOBS", "process HYDRANT_EVENTS"]
                 .iter()
                 .all(|name| names.iter().any(|n| n == name))
                 .then_some(names)

@@ -38,7 +38,8 @@ async fn one_trace_from_the_event_to_every_attempt() {
     assert!(received.iter().all(|r| r.json()["traceparent"] == traceparent.as_str()));
     let hops: HashSet<_> = receiver
         .wait_until("both attempts", SOON, |spans| {
-            let attempts = spans.iter().filter(|s| s.name == "delivery" && s.trace_id == trace);
+            let attempts =
+                spans.iter().filter(|s| s.name == "process HYDRANT_EVENTS" && s.trace_id == trace);
             let hops: HashSet<_> =
                 attempts.map(|s| format!("00-{trace}-{}-01", s.span_id)).collect();
             (hops.len() == 2).then_some(hops)
