@@ -226,6 +226,8 @@ pub enum ManifestRecord {
     Brought {
         digest: Digest,
         media_type: MediaType,
+        /// Just before the upstream was asked: what a tag names is its word from then.
+        asked_at: Timestamp,
         #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
         bytes: Option<Vec<u8>>,
     },

@@ -138,6 +138,7 @@ fn every_message_is_written_as_it_always_was() {
     let brought = ManifestRecord::Brought {
         digest: Digest::of(b"{}"),
         media_type: MediaType::OciIndex,
+        asked_at: Timestamp::UNIX_EPOCH,
         bytes: Some(b"{}".to_vec()),
     };
     fixture("manifest-record-brought", &brought);

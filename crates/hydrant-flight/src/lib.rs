@@ -29,6 +29,6 @@ mod turn;
 pub use error::FlightError;
 pub use flight::{Flight, Grant, Opened, Progress, Stage};
 pub use flights::{Flights, Source};
-pub use manifest::ManifestSource;
+pub use manifest::{ManifestSource, Sourced};
 pub use passthrough::Passthrough;
 pub use turn::Cluster;

@@ -7,11 +7,12 @@ use crate::{
     turn::LEASE,
 };
 use bytes::Bytes;
-use hydrant_bus::{BusError, Claimed, Entry, Held, SharedState};
+use hydrant_bus::{Claimed, Entry, Held, SharedState};
 use hydrant_proto::{
     Digest, ManifestRecord, MediaType, Reference, RepositoryName, codec, subject::StateKey,
 };
 use hydrant_upstream::{Client, FetchedManifest, Priority, UpstreamError};
+use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
@@ -46,8 +47,10 @@ impl ManifestSource {
         StateKey::Manifest(Digest::of(text.as_bytes()).hex().to_owned())
     }
 
-    async fn fetch(&self) -> Result<FetchedManifest, UpstreamError> {
-        self.client.manifest(&self.upstream_repository, &self.reference, self.priority).await
+    async fn fetch(&self) -> Result<Sourced, UpstreamError> {
+        let asked_at = Timestamp::now();
+        let asked = self.client.manifest(&self.upstream_repository, &self.reference, self.priority);
+        Ok(Sourced { manifest: asked.await?, asked_at })
     }
 
     /// The server counts whole seconds.
@@ -56,10 +59,26 @@ impl ManifestSource {
     }
 }
 
+/// A manifest, and how old the upstream's word on it is.
+#[derive(Clone, Debug)]
+pub struct Sourced {
+    pub manifest: FetchedManifest,
+    /// Just before the upstream was asked, maybe by another process and by its clock.
+    pub asked_at: Timestamp,
+}
+
+impl Sourced {
+    fn is_within(&self, window: Duration) -> bool {
+        let age = Timestamp::now().duration_since(self.asked_at);
+        // One from a clock ahead of ours is new.
+        Duration::try_from(age).unwrap_or_default() < window
+    }
+}
+
 /// What another process did.
 enum Word {
     Asking,
-    Brought(FetchedManifest),
+    Brought(Sourced),
     Failed(FlightError),
     /// Nothing that helps.
     Unclear,
@@ -67,7 +86,7 @@ enum Word {
 
 impl Flights {
     /// The manifest, verified, by one GET in the whole cluster, however many ask at the same time.
-    pub async fn manifest(&self, source: &ManifestSource) -> Result<FetchedManifest, FlightError> {
+    pub async fn manifest(&self, source: &ManifestSource) -> Result<Sourced, FlightError> {
         let Some(state) = self.0.turns.state() else { return Ok(source.fetch().await?) };
         let key = source.key();
         let mut waited = false;
@@ -78,10 +97,11 @@ impl Flights {
                 Some(Ok(Claimed::Taken(entry))) => entry,
                 Some(Err(_)) | None => return Ok(source.fetch().await?),
             };
-            let may_be_older = source.remember >= Duration::from_secs(1);
             match self.word(&entry, source).await {
                 Word::Asking => waited = wait(state, &key, &entry).await,
-                Word::Brought(manifest) if waited || may_be_older => return Ok(manifest),
+                Word::Brought(found) if waited || found.is_within(source.remember) => {
+                    return Ok(found);
+                }
                 Word::Failed(error) if waited => return Err(error),
                 Word::Unclear => return Ok(source.fetch().await?),
                 Word::Brought(_) | Word::Failed(_) => {
@@ -105,31 +125,22 @@ impl Flights {
         &self,
         source: &ManifestSource,
         held: Held,
-    ) -> Result<FetchedManifest, FlightError> {
+    ) -> Result<Sourced, FlightError> {
         let fetched = source.fetch().await;
         let left = match &fetched {
-            Ok(manifest) => Some((self.brought(manifest), source.kept_for())),
+            Ok(found) => Some((brought(found), source.kept_for())),
             Err(error) if is_of_the_upstream(error.class()) => Some((failed(error), FAILED)),
             // It may be ours alone; the next one asks.
             Err(_) => None,
         };
         if let Some((record, kept_for)) = left {
             let flights = self.clone();
-            let manifest = fetched.as_ref().ok().cloned();
+            let manifest = fetched.as_ref().ok().map(|found| found.manifest.clone());
             self.0.tasks.spawn(async move {
                 flights.leave_for_others(held, record, manifest, kept_for).await
             });
         }
         Ok(fetched?)
-    }
-
-    fn brought(&self, manifest: &FetchedManifest) -> ManifestRecord {
-        let inline = manifest.bytes.len() <= INLINE;
-        ManifestRecord::Brought {
-            digest: manifest.digest.clone(),
-            media_type: manifest.media_type,
-            bytes: inline.then(|| manifest.bytes.to_vec()),
-        }
     }
 
     /// Off the path of the answer. What cannot be left is asked for again.
@@ -154,13 +165,14 @@ impl Flights {
     async fn word(&self, entry: &Entry, source: &ManifestSource) -> Word {
         match codec::decode::<ManifestRecord>(&entry.value) {
             Ok(ManifestRecord::Asked) => Word::Asking,
-            Ok(ManifestRecord::Brought { digest, media_type, bytes }) => {
+            Ok(ManifestRecord::Brought { digest, media_type, asked_at, bytes }) => {
                 let bytes = match bytes {
                     Some(bytes) => Some(Bytes::from(bytes)),
                     None => self.0.keeper.store().staged_manifest(&digest).await.ok().flatten(),
                 };
                 let manifest = bytes.and_then(|bytes| checked(digest, media_type, bytes, source));
-                manifest.map_or(Word::Unclear, Word::Brought)
+                let found = manifest.map(|manifest| Sourced { manifest, asked_at });
+                found.map_or(Word::Unclear, Word::Brought)
             }
             Ok(ManifestRecord::Failed { class, reason, retry_after_seconds }) => {
                 let retry_after = retry_after_seconds.map(Duration::from_secs);
@@ -187,6 +199,16 @@ fn checked(
     right.then_some(FetchedManifest { digest, media_type, bytes })
 }
 
+fn brought(Sourced { manifest, asked_at }: &Sourced) -> ManifestRecord {
+    let inline = manifest.bytes.len() <= INLINE;
+    ManifestRecord::Brought {
+        digest: manifest.digest.clone(),
+        media_type: manifest.media_type,
+        asked_at: *asked_at,
+        bytes: inline.then(|| manifest.bytes.to_vec()),
+    }
+}
+
 fn failed(error: &UpstreamError) -> ManifestRecord {
     ManifestRecord::Failed {
         class: error.class(),
@@ -202,9 +224,8 @@ async fn wait(state: &SharedState, key: &StateKey, entry: &Entry) -> bool {
         sleep(pause).await;
         match state.get(key).await {
             Ok(Some(now)) if is_same(&now, entry) => {}
-            Ok(_) | Err(BusError::Malformed { .. }) => return true,
-            // The next claim says what to do without a bus.
-            Err(_) => return true,
+            // Without a bus the next claim says what to do.
+            Ok(_) | Err(_) => return true,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

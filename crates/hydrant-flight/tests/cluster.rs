@@ -9,7 +9,7 @@ mod lab;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use hydrant_flight::{Flight, FlightError, Opened, Source};
+use hydrant_flight::{Flight, FlightError, ManifestSource, Opened, Source};
 use hydrant_proto::{Digest, FailureClass, codec, subject::StateKey};
 use hydrant_store::Store;
 use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, ImageBuilder, NatsServer, until};
@@ -260,6 +260,38 @@ async fn what_a_leader_does_not_pass_on_comes_from_upstream() {
     let bytes: Vec<Bytes> = passing.into_stream().try_collect().await.unwrap();
     assert_eq!(Digest::of(&bytes.concat()), lab.layer.digest);
     assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_fetched_once_and_is_as_old_as_the_question_for_everybody() {
+    let lab = Lab::start(1024).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    let source = |member: &Member, remember| ManifestSource {
+        client: member.client.clone(),
+        upstream_repository: name("app"),
+        reference: "1".parse().unwrap(),
+        origin: "here".into(),
+        priority: Priority::Interactive,
+        remember,
+    };
+    let asked = lab.upstream.inject("*/manifests/*", Fault::delay(Duration::from_millis(300)));
+    let (hour, zero) = (Duration::from_secs(3600), Duration::ZERO);
+    // Asked at the same time, even who wants the newest takes the other's answer.
+    let (one, two) = (source(&first, hour), source(&second, zero));
+    let (one, two) = tokio::join!(first.flights.manifest(&one), async {
+        until("the first question", LIMIT, async || (asked.fired() > 0).then_some(())).await;
+        second.flights.manifest(&two).await
+    });
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.manifest.bytes, two.manifest.bytes);
+    assert_eq!((one.asked_at, lab.upstream.gets("*/manifests/*")), (two.asked_at, 1));
+
+    // Afterwards it is as good as it is new, and says when it was asked for.
+    let later = second.flights.manifest(&source(&second, hour)).await.unwrap();
+    assert_eq!((later.asked_at, lab.upstream.gets("*/manifests/*")), (one.asked_at, 1));
+    let newest = second.flights.manifest(&source(&second, zero)).await.unwrap();
+    assert!(newest.asked_at > one.asked_at);
+    assert_eq!(lab.upstream.gets("*/manifests/*"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,13 +76,13 @@ impl Asking {
     }
 
     /// The manifest itself. `before` looks whether an earlier request has just brought it, and
-    /// `after` keeps what is brought; both run in the shared task.
+    /// `after` keeps what is brought, with when the upstream was asked; both run in the shared task.
     pub async fn manifest(
         &self,
         place: &Place,
         reference: &Reference,
         before: impl FnOnce() -> Option<Arc<Held>> + Send + 'static,
-        after: impl FnOnce(&Arc<Held>) + Send + 'static,
+        after: impl FnOnce(&Arc<Held>, Timestamp) + Send + 'static,
     ) -> Result<(Arc<Held>, Part), Failure> {
         let _permit = self.permit()?;
         let key = place.spot(reference);
@@ -91,9 +91,9 @@ impl Asking {
             if let Some(held) = before() {
                 return Ok(held);
             }
-            let fetched = flights.manifest(&source).await;
-            let held = Arc::new(Held::from(fetched.map_err(of_manifest)?));
-            after(&held);
+            let found = flights.manifest(&source).await.map_err(of_manifest)?;
+            let held = Arc::new(Held::from(found.manifest));
+            after(&held, found.asked_at);
             Ok(held)
         };
         let (outcome, part) = self.manifests.get(key, work).await;

@@ -107,9 +107,10 @@ impl Manifests {
         let (place_before, place_after) = (place.clone(), place.clone());
         let (wanted, had) = (reference.clone(), reference.clone());
         let look = move || before.brought(&place_before, &wanted);
-        // Before the upstream is asked: its word is from then, however long it takes.
-        let asked_at = Timestamp::now();
-        let keep = move |held: &Arc<Held>| after.brings(&place_after, &had, held, asked_at);
+        // The upstream's word is from when it was asked, here or by another process.
+        let keep = move |held: &Arc<Held>, asked_at| {
+            after.brings(&place_after, &had, held, asked_at);
+        };
         let (held, part) = self.asking.manifest(place, reference, look, keep).await?;
         let outcome = match part {
             Part::Began => PullOutcome::Miss,

@@ -94,7 +94,7 @@ impl Manifests<'_> {
             priority: self.priority,
             remember: if reference.tag().is_some() { Duration::ZERO } else { Duration::MAX },
         };
-        let fetched = self.flights.manifest(&source).await?;
+        let fetched = self.flights.manifest(&source).await?.manifest;
         self.store.stage_manifest(&fetched.digest, fetched.bytes.clone()).await?;
         read(fetched.digest, fetched.bytes)
     }
