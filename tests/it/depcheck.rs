@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Outside libraries and the only packages that may name them, tests included.
-const HOMES: [(&str, &[&str]); 12] = [
+const HOMES: [(&str, &[&str]); 13] = [
     ("async-nats", &["hydrant-bus"]),
     ("object_store", &["hydrant-store"]),
     ("oci-client", &["hydrant-upstream"]),
@@ -22,6 +22,7 @@ const HOMES: [(&str, &[&str]); 12] = [
     ("opentelemetry-prometheus", &["hydrant-telemetry"]),
     ("opentelemetry-proto", &["hydrant-testkit"]),
     ("hdrhistogram", &["hydrant-loadtest"]),
+    ("rustix", &["hydrant-boot", "hydrant-store"]),
 ];
 
 /// Words in the source that only one file may hold.

@@ -1,14 +1,20 @@
 //! Serves HTTP on a listener until told to stop, then lets every connection finish its request.
 //!
 //! `axum::serve` has no limit on connections and none on the time a client takes to send its
-//! headers, so the loop is ours.
+//! headers, so the loop is ours. Bodies may be files that the kernel sends (`outlet.rs`).
+
+mod outlet;
+mod socket;
+
+pub use outlet::{MAX_STAND_IN, Outlet};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
-use hyper::{Request, body::Incoming, service::service_fn};
+use hyper::{Request, Version, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use socket::Socket;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -54,8 +60,10 @@ pub async fn serve(
     while let Some((stream, peer, slot)) = next(&listener, &slots, &shutdown).await {
         // Latency matters more than the number of packets; failing to set it harms nothing.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(answer(router.clone(), peer));
-        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let outlet = Outlet::default();
+        let service = service_fn(answer(router.clone(), peer, outlet.clone()));
+        let socket = TokioIo::new(Socket::new(stream, outlet));
+        let connection = server.serve_connection_with_upgrades(socket, service);
         let connection = graceful.watch(connection.into_owned());
         connections.spawn(async move {
             if let Err(error) = connection.await {
@@ -115,10 +123,14 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 fn answer(
     router: Router,
     peer: SocketAddr,
+    outlet: Outlet,
 ) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> {
     move |request| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if request.version() == Version::HTTP_11 {
+            request.extensions_mut().insert(outlet.clone());
+        }
         router.clone().oneshot(request)
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     Backend, Store,
     error::StoreError,
+    identity::Identity,
     key::Key,
     read::{self, Chunks},
 };
@@ -78,11 +79,11 @@ impl Store {
     }
 
     fn read_large(&self, digest: &Digest, path: Path, opened: GetResult) -> BlobRead {
-        let size = opened.meta.size;
+        let (size, read) = (opened.meta.size, Identity::settled(&opened));
         let chunks = read::resumed(self.clone(), path, opened, 0..size);
         let (store, of) = (self.clone(), digest.clone());
         let judge = move |is_sound| match is_sound {
-            true => store.sound.learn(&of),
+            true => store.sound.learn(&of, read),
             false => store.scrub_in_background(&of),
         };
         let stream = read::verified(chunks, digest.clone(), judge);
@@ -114,7 +115,7 @@ impl Store {
         match self.get(&path, options).await {
             Ok(Some(opened)) if !is_possible(digest, opened.meta.size) => Ok(None),
             Ok(Some(opened)) => {
-                self.scrub_once(digest);
+                self.scrub_once(digest, &opened);
                 let (size, range) = (opened.meta.size, opened.range.clone());
                 let chunks = read::resumed(self.clone(), path, opened, range.clone());
                 Ok(Some(BlobRead { size, range, stream: Box::pin(chunks) }))

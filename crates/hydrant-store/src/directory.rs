@@ -50,6 +50,11 @@ impl Directory {
         Ok((objects, Self { locks: root.join(key::locks()), root }))
     }
 
+    /// Where the object lies.
+    pub(crate) fn file(&self, path: &Path) -> PathBuf {
+        self.root.join(path.as_ref())
+    }
+
     /// Waits for the exclusive right to change the object; released when dropped.
     pub(crate) async fn lock(&self, path: &Path) -> Result<File, StoreError> {
         let unavailable = |error: io::Error| StoreError::Unavailable {

@@ -17,6 +17,7 @@ mod directory;
 mod error;
 #[cfg(test)]
 mod faulty;
+mod identity;
 mod key;
 mod leftovers;
 mod link;
@@ -32,6 +33,7 @@ mod read;
 mod referrer;
 mod s3;
 mod sound;
+mod sound_file;
 mod tag;
 mod upload;
 mod writer;
@@ -48,6 +50,7 @@ pub use miss::{MissRecord, Wanted};
 pub use open::{InvalidStoreUrl, S3Settings, StoreConfig, StoreUrl};
 pub use quarantine::Scrubbed;
 pub use referrer::Referrer;
+pub use sound_file::SoundFile;
 pub use tag::{
     Follows, Frozen, MAX_TAG_LINES, Move, Owner, Sighting, Stays, TagAct, TagLine, TagRecord,
     Terms, Writer,

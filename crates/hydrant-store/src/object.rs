@@ -4,6 +4,7 @@ use crate::{
     Backend, Store,
     cas::Stamp,
     error::{StoreError, classify, directory_vanished, is_absence, is_conflict},
+    identity::Identity,
     key::Key,
 };
 use bytes::Bytes;
@@ -33,6 +34,8 @@ const READ_AHEAD: usize = 8;
 pub(crate) struct Object {
     pub bytes: Bytes,
     pub meta: ObjectMeta,
+    /// The file that was read, when it was one.
+    pub file: Option<Identity>,
 }
 
 /// A record as it lies in storage.
@@ -87,7 +90,7 @@ impl Store {
         let Some(found) = self.get(path, GetOptions::default()).await? else {
             return Ok(None);
         };
-        let meta = found.meta.clone();
+        let (meta, file) = (found.meta.clone(), Identity::settled(&found));
         if meta.size > limit {
             return Ok(None);
         }
@@ -97,7 +100,7 @@ impl Store {
             let cause = Arc::new(std::io::Error::other(cause));
             return Err(StoreError::Unavailable { key: path.to_string(), cause });
         }
-        Ok(Some(Object { bytes, meta }))
+        Ok(Some(Object { bytes, meta, file }))
     }
 
     /// Writes an object. With [`PutMode::Create`] an existing one is a conflict.

@@ -1,10 +1,10 @@
 //! Damaged content: confirmed by a second look, moved aside, so that it is fetched again.
 
-use crate::{Store, error::StoreError, key::Key, read};
+use crate::{Store, error::StoreError, identity::Identity, key::Key, read};
 use bytes::Bytes;
 use futures::{StreamExt, pin_mut};
 use hydrant_proto::{Digest, Hasher};
-use object_store::{GetOptions, ObjectMeta, ObjectStoreExt};
+use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStoreExt};
 use std::{
     collections::BTreeSet,
     sync::{MutexGuard, PoisonError},
@@ -30,14 +30,15 @@ impl Store {
         let Some(opened) = self.get(&path, GetOptions::default()).await? else {
             return Ok(Scrubbed::Missing);
         };
-        let (meta, mut hasher) = (opened.meta.clone(), Hasher::new(digest.algorithm()));
+        let (meta, file) = (opened.meta.clone(), Identity::settled(&opened));
+        let mut hasher = Hasher::new(digest.algorithm());
         let chunks = read::resumed(self.clone(), path, opened, 0..meta.size);
         pin_mut!(chunks);
         while let Some(bytes) = chunks.next().await.transpose()? {
             hasher.update(&bytes);
         }
         if hasher.finish() == *digest {
-            self.sound.learn(digest);
+            self.sound.learn(digest, file);
             return Ok(Scrubbed::Sound);
         }
         self.quarantine(digest, &meta).await
@@ -55,7 +56,7 @@ impl Store {
             return Ok(None);
         };
         if digest.matches(&first.bytes) {
-            self.sound.learn(digest);
+            self.sound.learn(digest, first.file);
             return Ok(Some(first.bytes));
         }
         let Some(second) = self.get_whole(&path, limit).await? else {
@@ -75,15 +76,17 @@ impl Store {
         self.look(digest, async move { store.scrub(&of).await.map(drop) });
     }
 
-    /// Looks at content of which a part is read, unless this process has seen it sound. With too
-    /// many waiting it is left to the next read.
-    pub(crate) fn scrub_once(&self, digest: &Digest) {
-        if self.sound.knows(digest) || self.suspects().len() >= MAX_WAITING {
+    /// Looks at content of which a part is read, unless this process has seen it sound as it was
+    /// `opened` for that. With too many waiting it is left to the next read.
+    pub(crate) fn scrub_once(&self, digest: &Digest, opened: &GetResult) {
+        if self.sound.knows(digest, Identity::settled(opened))
+            || self.suspects().len() >= MAX_WAITING
+        {
             return;
         }
         let (store, of) = (self.clone(), digest.clone());
         self.look(digest, async move {
-            store.sound.in_turn(store.scrub(&of)).await.transpose().map(drop)
+            store.sound.in_turn(Box::pin(store.scrub(&of))).await.transpose().map(drop)
         });
     }
 
@@ -147,7 +150,7 @@ mod tests {
         store.read_blob(&digest, Some(5..10)).await.unwrap().unwrap();
         store.background.close();
         store.background.wait().await;
-        assert!(store.sound.knows(&digest), "nobody looked");
+        assert!(store.sound.knows(&digest, None), "nobody looked");
         store.read_blob(&digest, Some(5..10)).await.unwrap().unwrap();
         assert!(store.suspects().is_empty());
     }
@@ -156,14 +159,14 @@ mod tests {
     async fn what_was_read_whole_is_known_sound_until_it_is_found_damaged() {
         for length in [1_000, 500_000] {
             let (store, digest) = blob(length).await;
-            assert!(!store.sound.knows(&digest));
+            assert!(!store.sound.knows(&digest, None));
             let read = store.read_blob(&digest, None).await.unwrap().unwrap();
             read.stream.for_each(async |bytes| drop(bytes.unwrap())).await;
-            assert!(store.sound.knows(&digest));
+            assert!(store.sound.knows(&digest, None));
             let path = store.at(Key::Blob(&digest));
             store.put(&path, "damage".into(), object_store::PutMode::Overwrite).await.unwrap();
             assert_eq!(store.scrub(&digest).await.unwrap(), Scrubbed::Quarantined);
-            assert!(!store.sound.knows(&digest));
+            assert!(!store.sound.knows(&digest, None));
         }
     }
 

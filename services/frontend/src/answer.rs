@@ -4,7 +4,7 @@
 //! says, as other registries do; a client that cannot take it says so itself.
 
 use crate::{
-    body::{ByteStream, Content},
+    body::Content,
     error::{Failure, Said},
     range::Part,
     record::Pulled,
@@ -108,13 +108,8 @@ impl Answer {
     }
 
     /// Part of a blob of `size` bytes.
-    pub fn partial_blob(
-        digest: &Digest,
-        range: &Range<u64>,
-        size: u64,
-        stream: ByteStream,
-    ) -> Self {
-        let mut answer = Self::new(StatusCode::PARTIAL_CONTENT, Content::Stream(stream));
+    pub fn partial_blob(digest: &Digest, range: &Range<u64>, size: u64, content: Content) -> Self {
+        let mut answer = Self::new(StatusCode::PARTIAL_CONTENT, content);
         answer.blob_headers(digest);
         let content_range = format!("bytes {}-{}/{size}", range.start, range.end - 1);
         answer.set_text(CONTENT_RANGE, &content_range);

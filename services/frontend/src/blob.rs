@@ -16,11 +16,13 @@ use crate::{
     place::Place,
     range::Part,
     request::Read,
+    sent_file::SentFile,
     shelf::Shelf,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::HeaderMap;
+use http::{HeaderMap, request::Parts};
+use hydrant_boot::serve::Outlet;
 use hydrant_flight::{Flight, FlightError, Flights, Opened, Passthrough, Source};
 use hydrant_proto::{Digest, FailureClass};
 use hydrant_rules::Delivery;
@@ -93,7 +95,7 @@ impl Blobs {
         place: &Place,
         digest: &Digest,
         read: Read,
-        asked: &HeaderMap,
+        asked: &Parts,
     ) -> Result<Answer, Failure> {
         let remembered = self.memory.blob(&place.spot(digest), wanted_for(place, read));
         let mut found = match remembered.filter(|size| self.is_whole(place, digest, *size)) {
@@ -114,7 +116,7 @@ impl Blobs {
             Whereabouts::Upstream { size } => Ok(Answer::blob(digest, Some(size), Content::Empty)
                 .served(PullKind::Blob, PullOutcome::Miss)),
             Whereabouts::Flying { flight, size, outcome } => {
-                self.flying(digest, &flight, size, outcome, read, asked)
+                self.flying(digest, &flight, size, outcome, read, &asked.headers)
             }
             Whereabouts::Passing(passing) => {
                 let size = Some(passing.size());
@@ -359,7 +361,7 @@ impl Blobs {
         let answer = match (part, size) {
             (Part::Bytes(range), Some(size)) => {
                 let stream = breaking(flight.read(range.start, Some(range.end)));
-                Answer::partial_blob(digest, &range, size, stream)
+                Answer::partial_blob(digest, &range, size, Content::Stream(stream))
             }
             _ => Answer::blob(digest, size, Content::Stream(breaking(flight.read(0, None)))),
         };
@@ -373,7 +375,7 @@ impl Blobs {
         digest: &Digest,
         size: u64,
         read: Read,
-        asked: &HeaderMap,
+        asked: &Parts,
     ) -> Result<Option<Answer>, Failure> {
         let hit = |answer: Answer| {
             self.memory.keep_blob(place.spot(digest), size, wanted_for(place, read));
@@ -382,7 +384,7 @@ impl Blobs {
         if read == Read::Head {
             return hit(Answer::blob(digest, Some(size), Content::Empty));
         }
-        let range = match wanted_part(asked, digest, size)? {
+        let range = match wanted_part(&asked.headers, digest, size)? {
             Part::Bytes(range) => Some(range),
             Part::Whole | Part::Unsatisfiable => None,
         };
@@ -391,13 +393,32 @@ impl Blobs {
         {
             return hit(Answer::redirect(digest, location.as_str()));
         }
-        let Some(stream) = self.read(place, digest, size, range.clone()).await? else {
-            return Ok(None);
+        let outlet = asked.extensions.get::<Outlet>();
+        let sent = self.sent(digest, size, range.clone().unwrap_or(0..size), outlet).await;
+        let content = match sent {
+            Some(file) => Content::File(file),
+            None => match self.read(place, digest, size, range.clone()).await? {
+                Some(stream) => Content::Stream(stream),
+                None => return Ok(None),
+            },
         };
         hit(match range {
-            Some(range) => Answer::partial_blob(digest, &range, size, stream),
-            None => Answer::blob(digest, Some(size), Content::Stream(stream)),
+            Some(range) => Answer::partial_blob(digest, &range, size, content),
+            None => Answer::blob(digest, Some(size), content),
         })
+    }
+
+    /// The bytes as the kernel sends them, where the connection can and the file is known sound.
+    async fn sent(
+        &self,
+        digest: &Digest,
+        size: u64,
+        range: Range<u64>,
+        outlet: Option<&Outlet>,
+    ) -> Option<SentFile> {
+        let outlet = outlet?;
+        let file = self.shelf.store.sound_file(digest).await?;
+        (file.size() == size).then(|| SentFile::new(file, range, outlet.clone()))
     }
 
     /// The stored bytes; storage verifies a whole blob on its way. `None` when it is not there, or

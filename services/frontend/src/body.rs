@@ -1,7 +1,7 @@
-//! Response bodies: nothing, bytes, or a stream that may break, with the record of the answer that
-//! is written when the last of it has gone out, or the client has.
+//! Response bodies: nothing, bytes, a file, or a stream that may break, with the record of the answer
+//! that is written when the last of it has gone out, or the client has.
 
-use crate::record::Record;
+use crate::{record::Record, sent_file::SentFile};
 use bytes::Bytes;
 use futures::Stream;
 use http_body::{Frame, SizeHint};
@@ -21,6 +21,7 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
 pub enum Content {
     Empty,
     Bytes(Bytes),
+    File(SentFile),
     Stream(ByteStream),
 }
 
@@ -46,9 +47,11 @@ impl http_body::Body for Body {
         let next = match &mut self.content {
             Content::Empty => None,
             Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::File(file) => ready!(file.poll_next(cx)),
             Content::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
         };
-        if !matches!((&self.content, &next), (Content::Stream(_), Some(Ok(_)))) {
+        let goes_on = matches!(self.content, Content::File(_) | Content::Stream(_));
+        if !goes_on || !matches!(next, Some(Ok(_))) {
             self.content = Content::Empty;
         }
         Poll::Ready(match next {
@@ -68,6 +71,7 @@ impl http_body::Body for Body {
         match &self.content {
             Content::Empty => true,
             Content::Bytes(bytes) => bytes.is_empty(),
+            Content::File(file) => file.is_at_end(),
             Content::Stream(_) => false,
         }
     }
@@ -76,7 +80,7 @@ impl http_body::Body for Body {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
             Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(_) => SizeHint::default(),
+            Content::File(_) | Content::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -29,6 +29,7 @@ mod range;
 mod record;
 mod request;
 mod rumours;
+mod sent_file;
 mod serve;
 mod shelf;
 mod tag;

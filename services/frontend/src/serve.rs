@@ -52,7 +52,7 @@ impl Server {
         let mut record = Record::begin(method(&parts.method), endpoint);
         let span = span(parts, endpoint, &request);
         let answered = async {
-            let mut answer = self.answered(request, &parts.headers).await;
+            let mut answer = self.answered(request, parts).await;
             answer.set_text(REQUEST_ID, &request_id());
             answer
         };
@@ -68,13 +68,13 @@ impl Server {
         response
     }
 
-    async fn answered(&self, request: Result<Request, Rejected>, headers: &HeaderMap) -> Answer {
+    async fn answered(&self, request: Result<Request, Rejected>, asked: &Parts) -> Answer {
         let mut caller = Caller { audience: Audience::Direct, rule: None };
         let (read, kind) = request
             .as_ref()
             .map_or((Read::Get, None), |request| (request.method, kind(&request.ask)));
         let outcome = match &request {
-            Ok(request) => self.answer(request, headers, &mut caller).await,
+            Ok(request) => self.answer(request, asked, &mut caller).await,
             Err(rejected) => Err(Failure::Rejected(*rejected)),
         };
         let mut answer = outcome.unwrap_or_else(|failure| {
@@ -86,13 +86,13 @@ impl Server {
         if let Some(rule) = &caller.rule {
             answer.set_text(RULE, rule.as_str());
         }
-        answer.finish(read, headers)
+        answer.finish(read, &asked.headers)
     }
 
     async fn answer(
         &self,
         request: &Request,
-        headers: &HeaderMap,
+        asked: &Parts,
         caller: &mut Caller,
     ) -> Result<Answer, Failure> {
         let read = request.method;
@@ -110,7 +110,7 @@ impl Server {
             }
             Ask::Blob { name, digest } => {
                 let place = self.place(request, name, caller)?;
-                self.blobs.answer(&place, digest, read, headers).await
+                self.blobs.answer(&place, digest, read, asked).await
             }
             Ask::Tags { name, page } => {
                 let place = self.place(request, name, caller)?;

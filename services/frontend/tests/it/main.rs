@@ -10,5 +10,6 @@ mod manifests;
 mod mirrors;
 mod misses;
 mod private;
+mod sent_files;
 mod storage;
 mod tags;
