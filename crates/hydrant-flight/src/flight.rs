@@ -135,6 +135,16 @@ impl Flight {
         !grants.closed
     }
 
+    /// Whether the repository was granted this flight, which may have landed since.
+    pub fn has_granted(&self, grant: &Grant) -> bool {
+        self.granting().all.contains(grant)
+    }
+
+    /// Whether its bytes are in the spool.
+    pub(crate) fn is_spooled(&self) -> bool {
+        self.0.spool.get().is_some()
+    }
+
     pub(crate) fn key(&self) -> &str {
         &self.0.key
     }
@@ -190,10 +200,11 @@ impl Flight {
         loop {
             {
                 let now = progress.borrow_and_update();
-                let in_spool = self.0.spool.get().is_some();
                 match (&now.stage, now.size) {
                     (Stage::Failed(error), _) if !now.whole => return Err(error.clone()),
-                    (Stage::Stored, Some(size)) if !in_spool => return Ok(Opened::Stored { size }),
+                    (Stage::Stored, Some(size)) if !self.is_spooled() => {
+                        return Ok(Opened::Stored { size });
+                    }
                     (Stage::Opening, _) => {}
                     (_, size) => return Ok(Opened::Flying { size }),
                 }

@@ -5,6 +5,7 @@ use crate::{
     error::FlightError,
     flight::{Flight, Grant, Stage},
     keep::Keeper,
+    kept::Kept,
     lead::Start,
     load::Load,
     peers::Peers,
@@ -24,12 +25,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 /// How long it stays known that a flight of this process landed, and for whom. Who looked into
 /// storage just before has not seen the blob there.
 const LANDED_FOR: Duration = Duration::from_secs(60);
+/// The part of the spool that blobs may take which landed.
+const KEPT_SHARE: u64 = 4;
+/// Longest wait for storage to tell whether it has a blob that a client waits for.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// Most landings known.
 const MAX_LANDED: u64 = 16_384;
 
@@ -72,6 +78,8 @@ pub(crate) enum Look {
     /// Nobody has said yet that who began it may read the blob. That others may who joined it
     /// meanwhile says nothing of the one.
     Upstream(Grant),
+    /// The same, and storage was just seen not to deliver.
+    PastStorage(Grant),
 }
 
 /// The flights of one process. Cheap to clone; every role of the process shares it.
@@ -82,6 +90,7 @@ pub struct Flights(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub keeper: Keeper,
     spool: Arc<Spool>,
+    kept: Arc<Kept>,
     pub turns: Turns,
     pub peers: Peers,
     pub lanes: Lanes,
@@ -103,6 +112,7 @@ impl Flights {
         Ok(Self(Arc::new(Inner {
             keeper: Keeper::new(store),
             spool: Spool::new(spool_dir, budget)?,
+            kept: Kept::new(budget / KEPT_SHARE),
             turns: Turns::new(cluster),
             peers: Peers::new().map_err(io::Error::other)?,
             lanes: Lanes::default(),
@@ -117,6 +127,12 @@ impl Flights {
     /// caller's to decide: see [`Flight::grants`].
     pub fn get(&self, digest: &Digest) -> Option<Flight> {
         self.flying().get(digest).cloned()
+    }
+
+    /// The flight of `digest` that landed a moment ago, if its bytes are still here. Who may read it
+    /// is the caller's to decide: see [`Flight::has_granted`].
+    pub fn landed(&self, digest: &Digest) -> Option<Flight> {
+        self.0.kept.get(digest)
     }
 
     /// Joins the flight of a blob or begins it. The repository of `to` must have been found
@@ -140,12 +156,31 @@ impl Flights {
     /// its own upstream repository delivers them is what entitles it, so storage is not looked at.
     /// `None` when a flight is under way already, which may be somebody else's.
     pub fn begin(&self, source: Source, to: &Grant) -> Result<Option<Flight>, FlightError> {
+        self.begin_with(source, to, Look::Upstream(to.clone()))
+    }
+
+    /// The same, when storage was just seen not to deliver what it may have: another process that
+    /// has the bytes is asked before the upstream, and storage not at all.
+    pub fn begin_past_storage(
+        &self,
+        source: Source,
+        to: &Grant,
+    ) -> Result<Option<Flight>, FlightError> {
+        self.begin_with(source, to, Look::PastStorage(to.clone()))
+    }
+
+    fn begin_with(
+        &self,
+        source: Source,
+        to: &Grant,
+        look: Look,
+    ) -> Result<Option<Flight>, FlightError> {
         let (flight, started) = self.enter(&source)?;
         if !started {
             return Ok(None);
         }
         flight.grant(to);
-        self.start(flight.clone(), source, Look::Upstream(to.clone()));
+        self.start(flight.clone(), source, look);
         Ok(Some(flight))
     }
 
@@ -204,7 +239,7 @@ impl Flights {
             flight.0.progress.send_modify(|progress| progress.size = Some(size));
             return self.0.keeper.link(flight).await;
         }
-        let mut load = Load::new(flight, &self.0.spool);
+        let mut load = Load::new(flight, &self.0.spool, &self.0.kept);
         let mut turn = self.0.turns.take(flight, upstream(source)).await;
         let mut start = Start::Fresh;
         loop {
@@ -220,7 +255,7 @@ impl Flights {
                 }
                 Turn::Look(leader) => {
                     may_join(&load, &look, &leader)?;
-                    Box::pin(self.look(flight, &mut load, source, &leader)).await?
+                    Box::pin(self.look(flight, &mut load, source, &look, &leader)).await?
                 }
             };
             match next {
@@ -240,8 +275,12 @@ impl Flights {
     /// The size of the blob if storage has it whole. Storage that cannot tell does not keep a
     /// client waiting: the blob is fetched, and written again.
     pub(crate) async fn stored(&self, source: &Source) -> Option<u64> {
-        let size = self.0.keeper.store().blob_size(&source.digest).await.ok().flatten();
-        size.filter(|size| source.size.is_none_or(|described| described == *size))
+        let asked = self.0.keeper.store().blob_size(&source.digest);
+        let told = match source.priority {
+            Priority::Interactive => timeout(STORE_PATIENCE, asked).await.ok()?,
+            Priority::Background => asked.await,
+        };
+        told.ok().flatten().filter(|size| source.size.is_none_or(|described| described == *size))
     }
 
     /// Whether storage has all `size` bytes of the blob.
@@ -254,6 +293,7 @@ impl Flights {
             Ok(()) => {
                 // Known before the flight is gone, so that there is no moment without either.
                 self.0.landed.insert(flight.digest().clone(), flight.granted()).await;
+                self.0.kept.keep(flight);
                 self.leave(flight);
                 flight.0.progress.send_modify(|progress| progress.stage = Stage::Stored);
             }
@@ -286,7 +326,9 @@ impl Flights {
 fn may_join(load: &Load, look: &Look, leader: &Leader) -> Result<(), FlightError> {
     let may = match look {
         Look::StorageFirst => true,
-        Look::Upstream(to) => load.is_open() || leader.record.grants.contains(&to.to_string()),
+        Look::Upstream(to) | Look::PastStorage(to) => {
+            load.is_open() || leader.record.grants.contains(&to.to_string())
+        }
     };
     if may { Ok(()) } else { Err(FlightError::Foreign) }
 }

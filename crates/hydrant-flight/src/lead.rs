@@ -32,6 +32,9 @@ pub(crate) enum Start {
     After,
 }
 
+/// Longest wait for bytes that are at hand where they are asked for.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// How far a leader came.
 enum Led {
     /// Stored, and linked.
@@ -94,7 +97,7 @@ impl Flights {
         }
         halt.run_until_cancelled(sleep(ASSEMBLY)).await;
         let Some(offer) = flight.best_offer(load.at()) else { return Ok(()) };
-        let accepted = self.0.peers.accept(&offer, flight.digest(), load.at());
+        let accepted = self.0.peers.accept(&offer, flight.digest(), load.at(), PROMPT);
         if let Some(Answer::Here(along)) = halt.run_until_cancelled(accepted).await {
             load.open(along.size)?;
             let taken = load.take(along.body, halt).await?;

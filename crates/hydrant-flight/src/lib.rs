@@ -15,6 +15,7 @@ mod flights;
 mod follow;
 mod insurance;
 mod keep;
+mod kept;
 mod lead;
 mod load;
 mod look;

@@ -4,6 +4,7 @@
 use crate::{
     error::FlightError,
     flight::{Flight, Stage},
+    kept::Kept,
     spool::{Spool, SpoolFile},
 };
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub(crate) enum Taken {
 pub(crate) struct Load {
     flight: Flight,
     spool: Arc<Spool>,
+    kept: Arc<Kept>,
     open: Option<Open>,
 }
 
@@ -52,8 +54,8 @@ struct Open {
 }
 
 impl Load {
-    pub fn new(flight: &Flight, spool: &Arc<Spool>) -> Self {
-        Self { flight: flight.clone(), spool: spool.clone(), open: None }
+    pub fn new(flight: &Flight, spool: &Arc<Spool>, kept: &Arc<Kept>) -> Self {
+        Self { flight: flight.clone(), spool: spool.clone(), kept: kept.clone(), open: None }
     }
 
     pub fn flight(&self) -> &Flight {
@@ -86,7 +88,7 @@ impl Load {
         if let Some(open) = &self.open {
             return same_size(open.size, size);
         }
-        let file = self.spool.open(size)?;
+        let file = self.room(size)?;
         let shared = &self.flight.0;
         shared.spool.set(file.reader()).expect("a flight opens its spool once");
         shared.progress.send_modify(|progress| {
@@ -96,6 +98,16 @@ impl Load {
         let hasher = Some(Hasher::new(self.flight.digest().algorithm()));
         self.open = Some(Open { file, size, at: 0, hasher, confirmed: false });
         Ok(())
+    }
+
+    /// What landed makes room first.
+    fn room(&self, bytes: u64) -> Result<SpoolFile, FlightError> {
+        loop {
+            match self.spool.open(bytes) {
+                Err(FlightError::NoSpool(_)) if self.kept.let_oldest_go() => {}
+                opened => return opened,
+            }
+        }
     }
 
     /// Takes what comes until the body ends or breaks, or `halt` is cancelled. What is here already

@@ -3,12 +3,17 @@
 use crate::{
     error::FlightError,
     flight::Flight,
-    flights::{Flights, Source},
+    flights::{Flights, Look, Source},
     load::{Body, Load, Taken},
+    peers::{Along, Answer, Offer},
     turn::{Leader, Turn},
 };
 use futures::{StreamExt, TryStreamExt};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Longest wait for bytes that are at hand at another process: without them the upstream is asked.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Flights {
     /// Takes the blob that another process is said to have stored; the next turn, if it is not
@@ -18,19 +23,49 @@ impl Flights {
         flight: &Flight,
         load: &mut Load,
         source: &Source,
+        look: &Look,
         leader: &Leader,
     ) -> Result<Option<Turn>, FlightError> {
+        let is_here = match look {
+            Look::PastStorage(_) => self.take_kept(load, leader).await?,
+            Look::StorageFirst | Look::Upstream(_) => self.take_stored(load, source).await?,
+        };
+        if is_here {
+            self.0.keeper.link(flight).await?;
+            return Ok(None);
+        }
+        let upstream = source.client.upstream().name.as_str();
+        Ok(Some(self.0.turns.after(leader, flight, upstream).await))
+    }
+
+    async fn take_stored(&self, load: &mut Load, source: &Source) -> Result<bool, FlightError> {
         let size = self.stored(source).await;
         let Some(size) = size.filter(|size| load.size().is_none_or(|known| known == *size)) else {
-            let upstream = source.client.upstream().name.as_str();
-            return Ok(Some(self.0.turns.after(leader, flight, upstream).await));
+            return Ok(false);
         };
         match load.is_open() {
             true => self.finish(load, source, size).await?,
-            false => flight.0.progress.send_modify(|progress| progress.size = Some(size)),
+            false => load.flight().0.progress.send_modify(|progress| progress.size = Some(size)),
         }
-        self.0.keeper.link(flight).await?;
-        Ok(None)
+        Ok(true)
+    }
+
+    /// Takes what the process that stored the blob still has of it.
+    async fn take_kept(&self, load: &mut Load, leader: &Leader) -> Result<bool, FlightError> {
+        let record = &leader.record;
+        let (Ok(address), Some(upto)) = (record.peer.parse(), record.stored) else {
+            return Ok(false);
+        };
+        let offer = Offer { address, key: record.key.clone(), upto };
+        let digest = load.flight().digest().clone();
+        let along = self.0.peers.accept(&offer, &digest, load.at(), PATIENCE).await;
+        let Answer::Here(Along { size, body }) = along else { return Ok(false) };
+        load.open(size)?;
+        load.take(body, &CancellationToken::new()).await?;
+        if load.is_full() {
+            load.confirm()?;
+        }
+        Ok(load.is_full())
     }
 
     /// Readers who were told that the blob is coming get the rest of it from storage.

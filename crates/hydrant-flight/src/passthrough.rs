@@ -46,11 +46,11 @@ impl Flights {
         Ok(Passthrough { digest, body: body.into(), size })
     }
 
-    /// The bytes of a flight that another process leads.
+    /// The bytes of a flight that another process leads, or has just led to its end.
     async fn along(&self, digest: &Digest, to: &Grant) -> Option<Along> {
         let leader = self.0.turns.leader(digest).await?;
         let is_granted = leader.record.grants.contains(&to.to_string());
-        if !is_granted || leader.record.stored.is_some() {
+        if !is_granted {
             return None;
         }
         let read = self.0.peers.read(&leader, digest, 0, None);

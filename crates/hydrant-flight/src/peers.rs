@@ -22,7 +22,7 @@ pub(crate) const OFFER: &str = "x-hydrant-offer";
 /// Tells up to which byte a flight can be read.
 pub(crate) const READABLE: &str = "x-hydrant-readable";
 
-/// Longest wait for what is at hand where it is asked for.
+/// Longest wait for what is known where it is asked for.
 const PROMPT: Duration = Duration::from_secs(1);
 
 /// What a follower has of a blob, for a leader that has less: `<address> <key> <bytes>`.
@@ -119,15 +119,21 @@ impl Peers {
         answer(ask).await.and_then(|response| along(response, from))
     }
 
-    /// The bytes from `from` up to what was offered. They are there already: who does not send them
-    /// is not waited for.
-    pub async fn accept(&self, offer: &Offer, digest: &Digest, from: u64) -> Answer<Along> {
+    /// The bytes from `from` up to what was offered. They are there already: who sends nothing for
+    /// `patience` is not waited for.
+    pub async fn accept(
+        &self,
+        offer: &Offer,
+        digest: &Digest,
+        from: u64,
+        patience: Duration,
+    ) -> Answer<Along> {
         let ask = self.0.get(format!("http://{}/flights/{digest}", offer.address));
         let range = format!("bytes={from}-{}", offer.upto.saturating_sub(1));
         let ask = ask.bearer_auth(&offer.key).header(header::RANGE, range);
-        let along = prompt(ask).await.and_then(|response| along(response, from));
+        let along = within(patience, ask).await.and_then(|response| along(response, from));
         along.and_then(|Along { size, body }| {
-            Answer::Here(Along { size, body: body.within(PROMPT) })
+            Answer::Here(Along { size, body: body.within(patience) })
         })
     }
 
@@ -136,7 +142,7 @@ impl Peers {
         let Some(ask) = self.ask(&leader.record, &format!("flights/{digest}/progress")) else {
             return Answer::Gone;
         };
-        prompt(ask).await.and_then(|response| {
+        within(PROMPT, ask).await.and_then(|response| {
             let told = response.headers().get(READABLE).and_then(|value| value.to_str().ok());
             match told.and_then(|told| told.parse().ok()) {
                 Some(readable) => Answer::Here(readable),
@@ -159,9 +165,9 @@ impl Peers {
     }
 }
 
-async fn prompt(ask: RequestBuilder) -> Answer<Response> {
+async fn within(patience: Duration, ask: RequestBuilder) -> Answer<Response> {
     let late = |_| Answer::Unreachable("it does not answer".to_owned());
-    timeout(PROMPT, answer(ask)).await.unwrap_or_else(late)
+    timeout(patience, answer(ask)).await.unwrap_or_else(late)
 }
 
 impl Body {
@@ -249,11 +255,12 @@ mod tests {
     #[tokio::test]
     async fn who_offers_and_freezes_is_not_waited_for() {
         let (peers, digest) = (Peers::new().unwrap(), Digest::of(b"hydrant"));
-        let silent = peers.accept(&frozen("").await, &digest, 0).await;
+        let silent = peers.accept(&frozen("").await, &digest, 0, PROMPT).await;
         assert!(matches!(silent, Answer::Unreachable(_)));
         let some =
             "HTTP/1.1 206 \r\ncontent-range: bytes 0-9/20\r\ncontent-length: 10\r\n\r\nhydra";
-        let Answer::Here(along) = peers.accept(&frozen(some).await, &digest, 0).await else {
+        let Answer::Here(along) = peers.accept(&frozen(some).await, &digest, 0, PROMPT).await
+        else {
             panic!("it answers");
         };
         let chunks: Vec<_> = along.body.stream.collect().await;

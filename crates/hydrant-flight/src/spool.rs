@@ -36,7 +36,7 @@ impl Spool {
     pub fn open(self: &Arc<Self>, bytes: u64) -> Result<SpoolFile, FlightError> {
         let reserved = Reserved::new(self.clone(), bytes)?;
         let file = tempfile::tempfile_in(&self.dir).map_err(no_spool)?;
-        Ok(SpoolFile { file: Arc::new(file), reserved })
+        Ok(SpoolFile(Arc::new(Spooled { file, reserved })))
     }
 
     /// Bytes of the budget in use.
@@ -53,20 +53,21 @@ impl Spool {
 #[derive(Debug)]
 struct Reserved {
     spool: Arc<Spool>,
-    bytes: u64,
+    bytes: AtomicU64,
 }
 
 impl Reserved {
     fn new(spool: Arc<Spool>, bytes: u64) -> Result<Self, FlightError> {
-        let mut reserved = Self { spool, bytes: 0 };
+        let reserved = Self { spool, bytes: AtomicU64::new(0) };
         reserved.grow(bytes)?;
         Ok(reserved)
     }
 
-    fn grow(&mut self, to: u64) -> Result<(), FlightError> {
-        let more = to.saturating_sub(self.bytes);
+    /// Only the flight grows it, one append after the other.
+    fn grow(&self, to: u64) -> Result<(), FlightError> {
+        let own = self.bytes.load(Ordering::Relaxed);
+        let more = to.saturating_sub(own);
         let budget = self.spool.budget;
-        let own = self.bytes;
         let fits = |used: u64| (used + more <= budget || used == own).then_some(used + more);
         let taken = self.spool.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         if let Err(used) = taken {
@@ -74,7 +75,7 @@ impl Reserved {
                 "{used} of {budget} bytes are in use and {more} more are needed"
             )));
         }
-        self.bytes += more;
+        self.bytes.fetch_add(more, Ordering::Relaxed);
         self.spool.report();
         Ok(())
     }
@@ -82,7 +83,7 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.spool.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.spool.used.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
         self.spool.report();
     }
 }
@@ -91,12 +92,16 @@ fn no_spool(error: io::Error) -> FlightError {
     FlightError::NoSpool(error.to_string())
 }
 
-/// One flight's file. Written by the flight, read by any number of readers at their own offsets.
+/// A file and its part of the budget, which is in use until the last reader is gone.
 #[derive(Debug)]
-pub(crate) struct SpoolFile {
-    file: Arc<File>,
+struct Spooled {
+    file: File,
     reserved: Reserved,
 }
+
+/// One flight's file. Written by the flight, read by any number of readers at their own offsets.
+#[derive(Debug)]
+pub(crate) struct SpoolFile(Arc<Spooled>);
 
 impl SpoolFile {
     /// Hashes `chunks` and appends them at `offset`.
@@ -107,13 +112,13 @@ impl SpoolFile {
         mut hasher: Hasher,
     ) -> Result<(u64, Hasher), FlightError> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        self.reserved.grow(offset + length)?;
-        let file = self.file.clone();
+        self.0.reserved.grow(offset + length)?;
+        let spooled = self.0.clone();
         let write = move || {
             let mut at = offset;
             for chunk in &chunks {
                 hasher.update(chunk);
-                file.write_all_at(chunk, at)?;
+                spooled.file.write_all_at(chunk, at)?;
                 at += chunk.len() as u64;
             }
             Ok((at, hasher))
@@ -122,22 +127,22 @@ impl SpoolFile {
     }
 
     pub fn reader(&self) -> SpoolReader {
-        SpoolReader(self.file.clone())
+        SpoolReader(self.0.clone())
     }
 }
 
 /// Reads what was spooled; keeps the file alive.
 #[derive(Clone, Debug)]
-pub(crate) struct SpoolReader(Arc<File>);
+pub(crate) struct SpoolReader(Arc<Spooled>);
 
 impl SpoolReader {
     /// The bytes at `from..to`, which must have been written.
     pub async fn read(&self, from: u64, to: u64) -> Result<Bytes, FlightError> {
-        let file = self.0.clone();
+        let spooled = self.0.clone();
         let read = move || {
             let length = usize::try_from(to - from).expect("a block fits in memory");
             let mut block = BytesMut::zeroed(length);
-            file.read_exact_at(&mut block, from)?;
+            spooled.file.read_exact_at(&mut block, from)?;
             Ok(block.freeze())
         };
         spawn_blocking(read).await.expect("reading does not panic").map_err(no_spool)
@@ -161,7 +166,10 @@ mod tests {
         assert_eq!(file.reader().read(2, 7).await.unwrap(), "drant");
         assert_eq!(spool.used(), 7);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+        let reader = file.reader();
         drop(file);
+        assert_eq!(spool.used(), 7, "a reader still has it open");
+        drop(reader);
         assert_eq!(spool.used(), 0);
     }
 

@@ -171,6 +171,16 @@ async fn a_mark_of_a_blob_that_storage_has_lost_does_not_keep_it_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_storage_does_not_deliver_comes_from_the_process_that_stored_it() {
+    let lab = Lab::start(2 * MIB).await;
+    let (first, second) = (lab.member().await, lab.member().await);
+    first.lead().await.stored().await.unwrap();
+    let flight = second.flights.begin_past_storage(second.source(), &grant("lab/app"));
+    lab.check(&flight.unwrap().unwrap()).await;
+    assert_eq!((lab.reads(), lab.read_bytes()), (1, lab.layer.size));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_goes_on_where_a_leader_that_stopped_was() {
     let lab = Lab::start(8 * MIB).await;
     let (first, second) = (lab.member().await, lab.member().await);

@@ -282,3 +282,19 @@ async fn a_flight_that_lands_after_its_rule_was_led_elsewhere_is_linked_to_nobod
     flight.stored().await.unwrap();
     assert!(!lab.store.has_link(&name("lab/app"), &lab.layer.digest).await.unwrap());
 }
+
+#[tokio::test]
+async fn what_landed_is_kept_for_a_while_and_makes_room_for_what_flies() {
+    let lab = Lab::start(12 * MIB).await;
+    lab.fly().await.stored().await.unwrap();
+    let landed = lab.flights.landed(&lab.layer.digest).expect("its bytes are kept");
+    assert_eq!(Digest::of(&collect(&landed).await.unwrap()), lab.layer.digest);
+    drop(landed);
+    let large = ImageBuilder::new(2).layers(&[60 * MIB]).build();
+    lab.upstream.insert(&large, "app", "2");
+    let layer = large.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
+    let source = Source { digest: layer.digest.clone(), ..lab.source() };
+    let flight = lab.flights.join_or_start(source, &grant("lab/app")).await.unwrap();
+    assert_eq!(flight.stored().await.unwrap(), layer.size);
+    assert!(lab.flights.landed(&lab.layer.digest).is_none());
+}

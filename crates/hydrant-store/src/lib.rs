@@ -102,6 +102,11 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
+    /// Whether reading takes requests to another machine.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.backend, Backend::S3(_))
+    }
+
     fn new(objects: Arc<dyn ObjectStore>, prefix: Path, backend: Backend) -> Self {
         let parts = Arc::new(Semaphore::new(upload::PARTS_IN_FLIGHT));
         let (suspects, sound) = (Arc::default(), Arc::new(Sound::new()));

@@ -128,19 +128,14 @@ impl NatsServer {
         .await;
     }
 
-    /// Sends [`process::SIGSTOP`], [`process::SIGCONT`] or another signal.
-    pub fn stop_signal(&self, signal: i32) {
-        self.process.signal(signal);
-    }
-
     /// Freezes it: connections stay open, nothing is answered.
     pub fn freeze(&self) {
-        self.stop_signal(process::SIGSTOP);
+        self.process.signal(process::SIGSTOP);
     }
 
     /// Ends [`NatsServer::freeze`].
     pub fn thaw(&self) {
-        self.stop_signal(process::SIGCONT);
+        self.process.signal(process::SIGCONT);
     }
 
     /// What the server wrote.

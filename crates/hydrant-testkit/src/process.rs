@@ -139,9 +139,15 @@ impl Process {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Sends a signal, such as [`SIGTERM`] or [`SIGSTOP`].
+    /// Sends a signal, such as [`SIGTERM`] or [`SIGSTOP`]. After the latter it has stopped: on a
+    /// busy machine a process goes on for a while otherwise, and may still answer.
     pub fn signal(&self, signal: i32) {
-        send(i32::try_from(self.pid()).expect("process ids are positive i32"), signal);
+        let pid = self.pid();
+        send(i32::try_from(pid).expect("process ids are positive i32"), signal);
+        let deadline = Instant::now() + END_LIMIT;
+        while signal == SIGSTOP && !has_stopped(pid) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Kills it with SIGKILL and waits until it is gone. Does nothing when it is not running.
@@ -250,6 +256,14 @@ fn descendants(root: u32) -> Vec<u32> {
         looked_at += 1;
     }
     found.split_off(1)
+}
+
+/// Whether no thread of the process runs.
+fn has_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut stats =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    stats.all(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim().starts_with('T')))
 }
 
 /// The parent of a process; `None` once it has ended, waited for or not.

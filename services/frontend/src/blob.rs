@@ -76,6 +76,15 @@ enum Proof {
     ByHead,
 }
 
+/// What to make of storage while a blob is fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    /// It tells what it has.
+    Telling,
+    /// It was just seen not to deliver, and is left alone.
+    Failing,
+}
+
 /// What storage has of a blob.
 enum Local {
     /// Linked in this repository.
@@ -106,10 +115,15 @@ impl Blobs {
             match self.stored(place, digest, size, read, asked).await {
                 Ok(Some(answer)) => return Ok(answer),
                 Err(failure @ Failure::Range { .. }) => return Err(failure),
-                Ok(None) => tracing::warn!(%digest, "blob is damaged or gone, asking the upstream"),
-                Err(failure) => failure.log(),
+                Ok(None) => {
+                    tracing::warn!(%digest, "blob is damaged or gone, asking the upstream");
+                    found = self.instead_of_stored(place, digest, Storage::Telling).await?;
+                }
+                Err(failure) => {
+                    failure.log();
+                    found = self.instead_of_stored(place, digest, Storage::Failing).await?;
+                }
             }
-            found = self.instead_of_stored(place, digest).await?;
         }
         match found {
             Whereabouts::Stored { .. } => Err(Failure::Abandoned),
@@ -126,14 +140,25 @@ impl Blobs {
         }
     }
 
-    /// A blob that should be stored, from the upstream. That it is unknown there settles nothing.
+    /// A blob that should be stored, from a flight that brought it a moment ago or from the
+    /// upstream. That it is unknown there settles nothing.
     async fn instead_of_stored(
         &self,
         place: &Place,
         digest: &Digest,
+        storage: Storage,
     ) -> Result<Whereabouts, Failure> {
         self.memory.forget_blob(&place.spot(digest));
-        let found = self.fly(place, digest).await;
+        if storage == Storage::Failing
+            && let Some(flight) = self.landed(place, digest)
+        {
+            return self.opened(flight, PullOutcome::Hit).await;
+        }
+        let found = match self.fly(place, digest, storage).await {
+            // A flight that others began looks into storage all the same.
+            Ok(Whereabouts::Stored { .. }) => self.passing(place, digest).await,
+            found => found,
+        };
         found.map_err(|failure| if failure.is_unknown() { Failure::Abandoned } else { failure })
     }
 
@@ -153,17 +178,26 @@ impl Blobs {
         if let Some(flight) = self.granted(place, digest) {
             return self.opened(flight, PullOutcome::Joined).await;
         }
+        if let Some(flight) = self.at_hand(place, digest) {
+            return self.opened(flight, PullOutcome::Hit).await;
+        }
         let local = self.local(place, digest).await;
         if let Ok(Local::Readable { size }) = local {
             return Ok(Whereabouts::Stored { size });
         }
+        if local.is_err()
+            && let Some(flight) = self.landed(place, digest)
+        {
+            return self.opened(flight, PullOutcome::Hit).await;
+        }
         if self.memory.absent.contains_key(&place.spot(digest)) {
             return Err(Failure::Missing(What::Blob));
         }
+        let storage = if local.is_err() { Storage::Failing } else { Storage::Telling };
         let found = match (&local, read) {
             (Ok(Local::Unlinked { size }), _) => self.shared(place, digest, *size, read).await,
             (_, Read::Head) => self.asked_about(place, digest).await,
-            (_, Read::Get) => self.fly(place, digest).await,
+            (_, Read::Get) => self.fly(place, digest, storage).await,
         };
         found.map_err(|failure| {
             if failure.is_unknown() {
@@ -177,6 +211,19 @@ impl Blobs {
     fn granted(&self, place: &Place, digest: &Digest) -> Option<Flight> {
         let flight = self.flights.get(digest)?;
         flight.grants(&place.grant()).then_some(flight)
+    }
+
+    /// The flight that landed a moment ago for this repository, its bytes still here.
+    fn landed(&self, place: &Place, digest: &Digest) -> Option<Flight> {
+        self.flights.landed(digest).filter(|flight| flight.has_granted(&place.grant()))
+    }
+
+    /// The same, where that is nearer than storage: a herd that comes after it landed is spared the
+    /// questions and the reads.
+    fn at_hand(&self, place: &Place, digest: &Digest) -> Option<Flight> {
+        let is_nearer =
+            self.shelf.store.is_remote() && place.route.rule.delivery != Delivery::Redirect;
+        is_nearer.then(|| self.landed(place, digest)).flatten()
     }
 
     async fn asked_about(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
@@ -201,7 +248,7 @@ impl Blobs {
                 Ok(Whereabouts::Stored { size })
             }
             Err(failure) if read == Read::Get && failure.class() == Some(FailureClass::Denied) => {
-                self.fly(place, digest).await
+                self.fly(place, digest, Storage::Telling).await
             }
             Err(failure) => Err(failure),
         }
@@ -259,12 +306,17 @@ impl Blobs {
     }
 
     /// Begins the flight or joins the one under way, and waits until it has something to tell.
-    async fn fly(&self, place: &Place, digest: &Digest) -> Result<Whereabouts, Failure> {
+    async fn fly(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        storage: Storage,
+    ) -> Result<Whereabouts, Failure> {
         let _permit = self.asking.permit()?;
         let mut failed = Failure::Abandoned;
         let mut proof = Proof::ByGet;
         for _ in 0..FLIGHTS {
-            let Some((flight, outcome)) = self.boarded(place, digest, proof).await? else {
+            let Some((flight, outcome)) = self.boarded(place, digest, proof, storage).await? else {
                 return self.passing(place, digest).await;
             };
             match self.opened(flight, outcome).await {
@@ -290,15 +342,21 @@ impl Blobs {
         place: &Place,
         digest: &Digest,
         proof: Proof,
+        storage: Storage,
     ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
         let (source, grant) = (self.source(place, digest), place.grant());
         if let Err(failure) = self.origins.claim(place).await {
             // The miss of the manifest claims it again and again until storage is back.
             tracing::debug!(error = %failure, image.repository = %grant.repository, "not claimed");
         }
-        if proof == Proof::ByGet
-            && let Some(flight) = self.flights.begin(source.clone(), &grant)?
-        {
+        let begun = match (proof, storage) {
+            (Proof::ByHead, _) => None,
+            (Proof::ByGet, Storage::Telling) => self.flights.begin(source.clone(), &grant)?,
+            (Proof::ByGet, Storage::Failing) => {
+                self.flights.begin_past_storage(source.clone(), &grant)?
+            }
+        };
+        if let Some(flight) = begun {
             return Ok(Some((flight, PullOutcome::Miss)));
         }
         if let Some(flight) = self.granted(place, digest) {

@@ -1,9 +1,9 @@
 //! Storage that is S3, and storage that is away.
 
-use crate::lab::{Lab, assert_manifest, header};
+use crate::lab::{Lab, SOON, assert_manifest, header};
 use hydrant_proto::Digest;
 use hydrant_store::{S3Settings, Store, StoreConfig};
-use hydrant_testkit::{ImageBuilder, SeaweedFs};
+use hydrant_testkit::{ImageBuilder, SeaweedFs, until};
 use std::time::{Duration, Instant};
 
 fn store(s3: &SeaweedFs) -> Store {
@@ -55,4 +55,27 @@ async fn without_storage_pulls_pass_through_and_nothing_is_called_unknown() {
     ] {
         assert_eq!(lab.refusal(&path).await, (503, "storage".to_owned()), "{path}");
     }
+}
+
+#[tokio::test]
+async fn what_landed_a_moment_ago_is_served_while_storage_stands_still() {
+    let s3 = SeaweedFs::start().await;
+    let lab = Lab::setup().store(store(&s3)).start().await;
+    let image = ImageBuilder::new(3).layer(300_000).build();
+    lab.upstream.insert(&image, "app", "1");
+    let layer = &image.blobs[1];
+    let path = format!("lab/app/blobs/{}", layer.digest);
+    lab.pull(&path).await;
+    until("the flight to land", SOON, async || {
+        lab.flights.landed(&layer.digest).filter(|_| lab.flights.get(&layer.digest).is_none())
+    })
+    .await;
+    s3.freeze();
+    let (_, body) = lab.pull(&path).await;
+    assert_eq!(body, layer.content.bytes());
+    assert_eq!(lab.upstream.gets("*/blobs/*"), 1);
+    // To who may not read it, it is no more there than it is in storage.
+    let foreign = format!("lab/other/blobs/{}", layer.digest);
+    assert_eq!(lab.refusal(&foreign).await, (503, "storage".to_owned()));
+    s3.thaw();
 }
