@@ -24,7 +24,9 @@ use std::{
 const OPEN_FOR: Duration = Duration::from_secs(60);
 /// Memory is looked for at every so many bytes of a range. Systems read ahead, and forget, in pieces
 /// that are mostly larger.
-const PROBED_EVERY: u64 = 128 * 1024;
+const PROBED_EVERY: u64 = 512 * 1024;
+/// Bytes read at a time only to have them in memory.
+const LOADED_AT_ONCE: usize = 128 * 1024;
 /// How far the disk is sent ahead of a range that had to be waited for.
 const READ_AHEAD: u64 = 4 * 1024 * 1024;
 
@@ -63,7 +65,7 @@ impl SoundFile {
     pub fn load(&self, range: Range<u64>) -> io::Result<()> {
         // Advice that is not taken costs time only.
         let _ = fadvise(&*self.file, range.start, NonZeroU64::new(READ_AHEAD), Advice::WillNeed);
-        let (mut at, mut buffer) = (range.start, vec![0; PROBED_EVERY as usize]);
+        let (mut at, mut buffer) = (range.start, vec![0; LOADED_AT_ONCE]);
         while at < range.end {
             match self.file.read_at(&mut buffer, at)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -14,6 +14,7 @@ pub use metrics::{Metrics, metrics, metrics_text};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::time::Duration;
+use traces::Events;
 use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Longest wait for a collector when spans are flushed.
@@ -55,8 +56,12 @@ pub struct Telemetry {
 pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let tracer = traces::provider(&config.service_name, config.otlp_endpoint.as_deref())?;
     let log_filter = logs::filter(&config.log_filter)?;
+    let events = match config.otlp_endpoint {
+        Some(_) => Events::Kept,
+        None => Events::LeftOut,
+    };
     tracing_subscriber::registry()
-        .with(traces::layer(&tracer))
+        .with(traces::layer(&tracer, events))
         .with(logs::layer(config.log_format, std::io::stderr).with_filter(log_filter))
         .try_init()
         .map_err(|_| TelemetryError::AlreadyStarted)?;

@@ -174,7 +174,7 @@ mod tests {
         let provider = traces::provider("test", None).unwrap();
         let writer = written.clone();
         let subscriber = tracing_subscriber::registry()
-            .with(traces::layer(&provider))
+            .with(traces::layer(&provider, traces::Events::LeftOut))
             .with(layer(format, move || writer.clone()));
         let trace_id = tracing::subscriber::with_default(subscriber, || {
             let id = tracing::info_span!("pull", upstream = "lab").in_scope(|| {

@@ -70,7 +70,8 @@ mod tests {
 
     fn traced<T>(run: impl FnOnce() -> T) -> T {
         let provider = traces::provider("test", None).unwrap();
-        let subscriber = tracing_subscriber::registry().with(traces::layer(&provider));
+        let subscriber =
+            tracing_subscriber::registry().with(traces::layer(&provider, traces::Events::LeftOut));
         tracing::subscriber::with_default(subscriber, run)
     }
 

@@ -48,7 +48,16 @@ fn exporter(endpoint: &str) -> Result<SpanExporter, TelemetryError> {
         .map_err(|e| refused(e.to_string()))
 }
 
-pub(crate) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+/// What becomes of the log lines inside of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Events {
+    /// They are exported with their span.
+    Kept,
+    /// Nobody will see them: not even made.
+    LeftOut,
+}
+
+pub(crate) fn layer<S>(provider: &SdkTracerProvider, events: Events) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -57,7 +66,9 @@ where
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_filter(filter_fn(is_ours))
+        .with_filter(filter_fn(move |metadata| {
+            is_ours(metadata) && (events == Events::Kept || metadata.is_span())
+        }))
 }
 
 /// Spans of libraries stay out, among them those of the exporter's own HTTP client, which would

@@ -109,7 +109,7 @@ impl Blobs {
         let remembered = self.memory.blob(&place.spot(digest), wanted_for(place, read));
         let mut found = match remembered.filter(|size| self.is_whole(place, digest, *size)) {
             Some(size) => Whereabouts::Stored { size },
-            None => self.find(place, digest, read).await?,
+            None => Box::pin(self.find(place, digest, read)).await?,
         };
         if let Whereabouts::Stored { size } = found {
             match self.stored(place, digest, size, read, asked).await {
@@ -455,7 +455,7 @@ impl Blobs {
         let sent = self.sent(digest, size, range.clone().unwrap_or(0..size), outlet).await;
         let content = match sent {
             Some(file) => Content::File(file),
-            None => match self.read(place, digest, size, range.clone()).await? {
+            None => match Box::pin(self.read(place, digest, size, range.clone())).await? {
                 Some(stream) => Content::Stream(stream),
                 None => return Ok(None),
             },

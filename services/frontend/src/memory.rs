@@ -22,6 +22,8 @@ const LOCAL_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a blob that is not read to its client is taken to be local: a HEAD or a redirect sees no
 /// damage.
 const UNREAD_FOR: Duration = Duration::from_secs(30);
+/// How long a blob that is read is not noted again: reading the cache is cheaper than writing it.
+const NOTED_FOR: Duration = Duration::from_secs(5);
 /// How long an observation outlives its freshness window, so that a tag never goes back while the
 /// hydration of what was observed is under way.
 const OBSERVED_FOR: Duration = Duration::from_secs(60 * 60);
@@ -148,7 +150,12 @@ impl Memory {
 
     /// Notes that a blob is stored and linked. Telling of what is remembered makes it no younger.
     pub fn keep_blob(&self, spot: Spot<Digest>, size: u64, used: Use) {
-        let is_new = used == Use::Reading || self.blob(&spot, used).is_none();
+        let noted_for = match used {
+            Use::Reading => NOTED_FOR,
+            Use::Telling => UNREAD_FOR,
+        };
+        let is_noted = |noted: Stored| noted.size == size && noted.seen_at.elapsed() < noted_for;
+        let is_new = !self.blobs.get(&spot).is_some_and(is_noted);
         if is_new && !self.suspects.contains_key(&spot) {
             self.blobs.insert(spot, Stored { size, seen_at: Instant::now() });
         }

@@ -59,7 +59,7 @@ impl Origins {
         if let Some(known) = known.as_ref().filter(|known| known.is_young()) {
             return Ok(known.standing);
         }
-        match self.shelf.ask(self.shelf.store.origin(place.repository())).await {
+        match Box::pin(self.shelf.ask(self.shelf.store.origin(place.repository()))).await {
             Ok(found) => Ok(self.keep(place, found.as_deref())),
             Err(_) if known.is_some_and(|known| known.standing == Standing::Own) => {
                 Ok(Standing::Own)

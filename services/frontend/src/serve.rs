@@ -96,9 +96,11 @@ impl Server {
         caller: &mut Caller,
     ) -> Result<Answer, Failure> {
         let read = request.method;
+        // Futures of rarer answers are boxed, here and further in: this one is moved several times
+        // on its way to the connection, and is as large as the largest in it.
         match &request.ask {
             Ask::Base => Ok(Answer::json(&serde_json::json!({}))),
-            Ask::Catalog { page } => self.lists.catalog(&self.feed.current(), page).await,
+            Ask::Catalog { page } => Box::pin(self.lists.catalog(&self.feed.current(), page)).await,
             Ask::Manifest { name, reference } => {
                 let place = self.place(request, name, caller)?;
                 match reference {
@@ -114,11 +116,13 @@ impl Server {
             }
             Ask::Tags { name, page } => {
                 let place = self.place(request, name, caller)?;
-                self.lists.tags(&place, name, page, request.namespace.as_deref()).await
+                let namespace = request.namespace.as_deref();
+                Box::pin(self.lists.tags(&place, name, page, namespace)).await
             }
             Ask::Referrers { name, digest, artifact_type } => {
                 let place = self.place(request, name, caller)?;
-                self.lists.referrers(&place, digest, artifact_type.as_deref()).await
+                let artifact_type = artifact_type.as_deref();
+                Box::pin(self.lists.referrers(&place, digest, artifact_type)).await
             }
         }
     }

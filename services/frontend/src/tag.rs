@@ -59,16 +59,16 @@ impl Tags {
             return Err(Failure::Missing(What::Manifest));
         }
         let served = match &standing.newest {
-            None => self.unheard_of(place, tag, read).await,
+            None => Box::pin(self.unheard_of(place, tag, read)).await,
             Some(newest) => match newest.due(place, tag) {
                 Due::No => self.serve(place, tag, newest, read).await,
-                Due::Behind => self.meanwhile(place, tag, newest, read).await,
-                Due::First => self.checked(place, tag, newest, read).await,
+                Due::Behind => Box::pin(self.meanwhile(place, tag, newest, read)).await,
+                Due::First => Box::pin(self.checked(place, tag, newest, read)).await,
             },
         };
         match served {
             Ok(answer) => Ok(answer),
-            Err(failure) => self.stale(place, tag, standing, failure, read).await,
+            Err(failure) => Box::pin(self.stale(place, tag, standing, failure, read)).await,
         }
     }
 
@@ -101,7 +101,7 @@ impl Tags {
             return Ok(seen);
         }
         let shelf = &self.manifests.shelf;
-        let found = shelf.ask(shelf.store.tag(place.repository(), tag)).await?;
+        let found = Box::pin(shelf.ask(shelf.store.tag(place.repository(), tag))).await?;
         let seen = found.map(|(record, version)| Arc::new(Seen::now(record, version)));
         if let Some(seen) = &seen {
             memory.keep_record(place.repository(), tag, seen.clone());
@@ -167,7 +167,7 @@ impl Tags {
     ) -> Result<Answer, Failure> {
         let found = match heard.facts_for(read) {
             Some(found) => found,
-            None => self.manifests.find(place, &heard.digest, read).await?,
+            None => Box::pin(self.manifests.find(place, &heard.digest, read)).await?,
         };
         self.manifests.family.named(place.spot(&heard.digest), tag);
         let is_settled = found.outcome == PullOutcome::Hit && heard.seen().is_some();
