@@ -18,7 +18,7 @@ use std::{
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Pieces after which others get their turn, however fast this client reads.
-const IN_A_ROW: u32 = 4;
+const IN_A_ROW: u32 = 8;
 
 pub struct SentFile {
     file: SoundFile,

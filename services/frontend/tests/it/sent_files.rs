@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -160,6 +161,29 @@ async fn parts_are_exact_at_odd_places() {
         let answer = shelf.lab.get(&path_of(&digest)).header("range", &range).send().await.unwrap();
         assert_eq!(answer.status(), 206, "{range}");
         assert!(answer.bytes().await.unwrap() == bytes[start..end], "{range}");
+    }
+}
+
+/// Has the system forget what it has of a file in memory, which some file systems do not do.
+fn evict(path: &Path) {
+    let mut evicting = Command::new("dd");
+    evicting.arg(format!("if={}", path.display())).args(["iflag=nocache", "count=0"]);
+    assert!(evicting.output().unwrap().status.success());
+}
+
+#[tokio::test]
+async fn what_is_not_in_memory_is_waited_for_and_sent() {
+    let shelf = Shelf::of_layers(&[9 * MIB + 1]).await;
+    let (digest, bytes) = shelf.layer(1);
+    let all = 0..bytes.len() as u64;
+    for range in [0..bytes.len(), 5_000_000..bytes.len(), 1..2] {
+        File::open(shelf.file(&digest)).unwrap().sync_all().unwrap();
+        evict(&shelf.file(&digest));
+        let file = shelf.lab.store.sound_file(&digest).await.expect("reading changes nothing");
+        eprintln!("evicted: {}", !file.is_in_memory(&all));
+        let asked = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = shelf.lab.get(&path_of(&digest)).header("range", asked).send().await.unwrap();
+        assert!(answer.bytes().await.unwrap() == bytes[range]);
     }
 }
 
