@@ -21,7 +21,7 @@ pub(crate) struct Identity {
     pub(crate) size: u64,
     links: u64,
     modified: (i64, i64),
-    changed: (i64, i64),
+    pub(crate) changed: (i64, i64),
 }
 
 impl Identity {

@@ -129,6 +129,10 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{StoreConfig, StoreUrl};
+    use bytes::Bytes;
+    use futures::StreamExt;
+    use hydrant_testkit::until;
     use std::io::Write;
 
     fn file_of(bytes: &[u8]) -> (tempfile::NamedTempFile, SoundFile) {
@@ -137,6 +141,14 @@ mod tests {
         let identity = Identity::of(file.as_file()).unwrap();
         let sound = SoundFile { file: Arc::new(file.reopen().unwrap()), identity };
         (file, sound)
+    }
+
+    /// Until a file that is changed now has another time of change.
+    fn wait_for_tick(identity: &Identity) {
+        let is_past = |now: Identity| now.changed > identity.changed;
+        while !is_past(Identity::of(&tempfile::tempfile().unwrap()).unwrap()) {
+            std::thread::yield_now();
+        }
     }
 
     #[test]
@@ -166,8 +178,7 @@ mod tests {
         for (what, change) in changes {
             let (file, sound) = file_of(b"abcd");
             assert!(sound.is_sound());
-            // Longer than the clock of the file system takes for a tick.
-            std::thread::sleep(Duration::from_millis(20));
+            wait_for_tick(&sound.identity);
             change(file.path());
             assert!(!sound.is_sound(), "{what}");
             let opened = SoundFile::open(file.path(), sound.identity);
@@ -181,5 +192,26 @@ mod tests {
         sound.load(0..1_000_000).unwrap();
         assert!(sound.is_in_memory(&(0..1_000_000)));
         assert!(sound.load(0..1_000_001).is_err());
+    }
+
+    #[tokio::test]
+    async fn files_are_not_kept_open_for_ever() {
+        let (directory, bytes) = (tempfile::tempdir().unwrap(), Bytes::from(vec![7; 500_000]));
+        let url = StoreUrl::Directory(directory.path().into());
+        let store = Store::open(&StoreConfig::from_env(url)).unwrap();
+        let digest = Digest::of(&bytes);
+        store.put_blob_bytes(&digest, bytes).await.unwrap();
+        assert!(store.sound_file(&digest).await.is_none(), "nobody has read it");
+        until("it is known sound", Duration::from_secs(20), async || {
+            let read = store.read_blob(&digest, None).await.unwrap().unwrap();
+            read.stream.for_each(async |bytes| drop(bytes.unwrap())).await;
+            store.sound_file(&digest).await
+        })
+        .await;
+        assert!(store.sound.opened(&digest).is_some());
+        tokio::time::pause();
+        tokio::time::sleep(OPEN_FOR * 2).await;
+        assert!(store.sound.opened(&digest).is_none());
+        assert!(store.sound_file(&digest).await.is_some(), "it is opened again");
     }
 }
