@@ -290,6 +290,29 @@ async fn what_is_being_sent_at_the_stop_is_sent_whole() {
     assert!(body == bytes);
 }
 
+/// Bytes of blobs that this process sent to clients, by its metrics.
+fn told_bytes() -> u64 {
+    let text = hydrant_telemetry::metrics_text();
+    let is_told = |line: &&str| line.starts_with("hydrant_pull") && line.contains("bytes");
+    let line = text.lines().filter(is_told).find(|line| line.contains("kind=\"blob\""));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_is_sent_is_counted() {
+    let shelf = Shelf::of_layers(&[3 * MIB + 5]).await;
+    let (digest, _) = shelf.layer(1);
+    let before = told_bytes();
+    assert!(before > 3 * MIB, "{}", hydrant_telemetry::metrics_text());
+    shelf.lab.pull(&path_of(&digest)).await;
+    let part = shelf.lab.get(&path_of(&digest)).header("range", "bytes=7-1048590");
+    part.send().await.unwrap().bytes().await.unwrap();
+    shelf.lab.head(&path_of(&digest)).send().await.unwrap();
+    let expected = 3 * MIB + 5 + 1_048_584;
+    until("all of it is counted", SOON, async || (told_bytes() - before == expected).then_some(()))
+        .await;
+}
+
 #[tokio::test]
 async fn headers_are_those_of_any_other_hit() {
     let shelf = Shelf::of_layers(&[100_000]).await;
