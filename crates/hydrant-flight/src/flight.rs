@@ -1,9 +1,16 @@
 //! One blob on its way: what its followers see of it, and how they read along.
 
-use crate::{error::FlightError, insurance::Followers, peers::Offer, spool::SpoolReader};
+use crate::{
+    error::FlightError,
+    insurance::Followers,
+    peers::Offer,
+    recent::{Budget, Recent},
+    spool::SpoolReader,
+};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use hydrant_proto::{Digest, RepositoryName, state::MAX_GRANTS};
+use hydrant_store::Sealed;
 use std::{
     collections::BTreeSet,
     fmt,
@@ -44,6 +51,9 @@ pub(crate) struct Shared {
     key: String,
     pub progress: watch::Sender<Progress>,
     pub spool: OnceLock<SpoolReader>,
+    /// The spool, once its bytes were confirmed.
+    pub sealed: OnceLock<Sealed>,
+    pub recent: Recent,
     grants: Mutex<Grants>,
     /// Told of each new grant.
     more: Notify,
@@ -96,13 +106,15 @@ pub enum Opened {
 }
 
 impl Flight {
-    pub(crate) fn new(digest: Digest, size: Option<u64>) -> Self {
+    pub(crate) fn new(digest: Digest, size: Option<u64>, budget: &Budget) -> Self {
         let progress = Progress { size, spooled: 0, whole: false, stage: Stage::Opening };
         Self(Arc::new(Shared {
             digest,
             key: format!("{:032x}", rand::random::<u128>()),
             progress: watch::Sender::new(progress),
             spool: OnceLock::new(),
+            sealed: OnceLock::new(),
+            recent: Recent::new(budget),
             grants: Mutex::default(),
             more: Notify::new(),
             followers: Followers::default(),
@@ -246,11 +258,11 @@ impl Flight {
         start: u64,
         end: Option<u64>,
     ) -> impl Stream<Item = Result<Bytes, FlightError>> + Send + use<> {
-        let reading = Reading { flight: self.clone(), progress: self.0.progress.subscribe() };
+        let reading = Reading::new(self);
         stream::try_unfold((reading, start), move |(mut reading, at)| async move {
-            let Some(block) = reading.available(at, end).await? else { return Ok(None) };
-            let bytes = reading.flight.spooled(block.clone()).await?;
-            Ok(Some((bytes, (reading, block.end))))
+            let Some(bytes) = reading.next(at, end).await? else { return Ok(None) };
+            let next = at + bytes.len() as u64;
+            Ok(Some((bytes, (reading, next))))
         })
     }
 
@@ -272,19 +284,43 @@ impl Flight {
         }
     }
 
-    /// Bytes that have been spooled.
-    pub(crate) async fn spooled(&self, range: Range<u64>) -> Result<Bytes, FlightError> {
-        let spool = self.0.spool.get().ok_or(FlightError::Stopping)?;
-        spool.read(range.start, range.end).await
+    /// Waits until the digest is confirmed.
+    pub(crate) async fn sealed(&self) -> Result<&Sealed, FlightError> {
+        let mut progress = self.0.progress.subscribe();
+        let over = |now: &Progress| now.whole || matches!(now.stage, Stage::Failed(_));
+        let now = progress.wait_for(over).await.map_err(|_| FlightError::Stopping)?.clone();
+        match now.stage {
+            Stage::Failed(error) if !now.whole => Err(error),
+            _ => self.0.sealed.get().ok_or(FlightError::Stopping),
+        }
+    }
+
+    pub(crate) fn spool(&self) -> Result<&SpoolReader, FlightError> {
+        self.0.spool.get().ok_or(FlightError::Stopping)
     }
 }
 
+/// A reader, until it is dropped.
 struct Reading {
     flight: Flight,
     progress: watch::Receiver<Progress>,
 }
 
 impl Reading {
+    fn new(flight: &Flight) -> Self {
+        flight.0.recent.reader();
+        Self { flight: flight.clone(), progress: flight.0.progress.subscribe() }
+    }
+
+    /// The bytes at `at`, from memory if they are still there; `None` at the clean end.
+    async fn next(&mut self, at: u64, end: Option<u64>) -> Result<Option<Bytes>, FlightError> {
+        let Some(block) = self.available(at, end).await? else { return Ok(None) };
+        if let Some(bytes) = self.flight.0.recent.read(block.start, block.end) {
+            return Ok(Some(bytes));
+        }
+        self.flight.spool()?.read(block).await.map(Some)
+    }
+
     /// Waits for bytes at `at`; `None` at the clean end.
     async fn available(
         &mut self,
@@ -307,6 +343,12 @@ impl Reading {
             }
             self.progress.changed().await.map_err(|_| FlightError::Stopping)?;
         }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.flight.0.recent.reader_left();
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     load::Load,
     peers::Peers,
     ranges::Lanes,
+    recent::Budget,
     spool::Spool,
     turn::{Cluster, Leader, Turn, Turns},
 };
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub turns: Turns,
     pub peers: Peers,
     pub lanes: Lanes,
+    recent: Budget,
     flying: Mutex<HashMap<Digest, Flight>>,
     landed: Cache<Digest, Vec<String>>,
     pub tasks: TaskTracker,
@@ -116,6 +118,7 @@ impl Flights {
             turns: Turns::new(cluster),
             peers: Peers::new().map_err(io::Error::other)?,
             lanes: Lanes::default(),
+            recent: Budget::default(),
             flying: Mutex::default(),
             landed: Cache::builder().max_capacity(MAX_LANDED).time_to_live(LANDED_FOR).build(),
             tasks: TaskTracker::new(),
@@ -207,7 +210,7 @@ impl Flights {
         match self.flying().entry(source.digest.clone()) {
             Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
             Entry::Vacant(entry) => {
-                let flight = Flight::new(source.digest.clone(), source.size);
+                let flight = Flight::new(source.digest.clone(), source.size, &self.0.recent);
                 Ok((entry.insert(flight).clone(), true))
             }
         }

@@ -6,13 +6,15 @@ use crate::{
     error::{FlightError, is_of_the_upstream},
     flight::Flight,
     flights::{Flights, Source},
+    intake::{End, Intake, Piece},
     load::{Body, Load},
     peers::{Along, Answer, Offer, Report},
     turn::{Leader, Tenure, Turn},
 };
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::future::join;
 use hydrant_telemetry::metrics::{FlightPart, metrics};
-use std::{pin::pin, time::Duration};
+use std::{mem, pin::pin, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long nothing may come before it is asked whether the leader still leads.
@@ -112,19 +114,27 @@ impl Following<'_> {
 
     /// Takes bytes as long as they come from the leader; `None` when all are here.
     async fn take(&self, load: &mut Load, body: Body) -> Result<Option<Step>, FlightError> {
-        let mut skip = load.at().saturating_sub(body.offset);
-        let mut batches = body.stream.ready_chunks(64);
-        while !load.is_full() {
-            let batch = match self.while_led(load.at(), batches.next()).await {
-                Ok(Some(batch)) => batch,
-                Ok(None) => return Ok(Some(Step::Broken("it ended early".to_owned()))),
+        let (mut intake, mut ready) = (Intake::new(body, load.at()), Bytes::new());
+        loop {
+            // One piece arrives while another is hashed and written.
+            let next = self.while_led(load.at() + ready.len() as u64, intake.next());
+            let (next, appended) = join(next, load.append(mem::take(&mut ready))).await;
+            appended?;
+            let Piece { bytes, end } = match next {
+                Ok(piece) => piece,
                 Err(step) => return Ok(Some(step)),
             };
-            if let Some(broken) = load.take_batch(batch, &mut skip).await? {
-                return Ok(Some(Step::Broken(broken.to_string())));
+            if end.is_none() && !load.is_full_with(&bytes) {
+                ready = bytes;
+                continue;
             }
+            load.append(bytes).await?;
+            return Ok(match end {
+                _ if load.is_full() => None,
+                Some(End::Broken(error)) => Some(Step::Broken(error.to_string())),
+                Some(End::Clean) | None => Some(Step::Broken("it ended early".to_owned())),
+            });
         }
-        Ok(None)
     }
 
     /// Waits for the leader to store the blob, and looks whether it has.

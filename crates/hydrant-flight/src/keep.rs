@@ -1,11 +1,12 @@
 //! From the spool into storage, at storage's own pace, while readers read and the upstream sends.
 
 use crate::{
+    calm::Calm,
     error::FlightError,
     flight::{Flight, Grant},
 };
 use hydrant_proto::Digest;
-use hydrant_store::{BlobWriter, PART_BYTES, Store};
+use hydrant_store::{PART_BYTES, Sealed, SpooledWrite, Store};
 use std::collections::BTreeSet;
 use tokio::sync::Semaphore;
 
@@ -18,11 +19,12 @@ const PARTS: usize = 1;
 pub(crate) struct Keeper {
     store: Store,
     parts: Semaphore,
+    pub calm: Calm,
 }
 
 impl Keeper {
     pub fn new(store: Store) -> Self {
-        Self { store, parts: Semaphore::new(PARTS) }
+        Self { store, parts: Semaphore::new(PARTS), calm: Calm::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -32,13 +34,16 @@ impl Keeper {
     /// Follows the flight into storage, then links the blob to every repository that was granted
     /// it.
     pub async fn keep(&self, flight: &Flight) -> Result<(), FlightError> {
-        let size = flight.progress().size;
-        let mut writer = self.store.begin_blob(flight.digest(), size);
-        if let Err(error) = self.copy(flight, &mut writer).await {
-            writer.abort().await;
-            return Err(error);
-        }
-        let written = writer.commit().await?;
+        self.calm.wait().await;
+        let mut write = self.store.begin_spooled(flight.digest(), &flight.spool()?.file);
+        let sealed = match self.copy(flight, &mut write).await {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                write.abort().await;
+                return Err(error);
+            }
+        };
+        let written = write.commit(sealed).await?;
         if written > PART_BYTES as u64 {
             self.end_other_writes(flight).await;
         }
@@ -55,16 +60,23 @@ impl Keeper {
         }
     }
 
-    /// Part by part: memory is taken when a part is all there, not while the upstream sends it.
-    async fn copy(&self, flight: &Flight, writer: &mut BlobWriter) -> Result<(), FlightError> {
-        let mut at = 0;
-        while let Some(part) = flight.next_part(at, PART_BYTES as u64).await? {
+    /// Part by part, as far as there are whole ones, until the digest is confirmed. Memory is taken
+    /// when a part is all there, not while the upstream sends it.
+    async fn copy<'a>(
+        &self,
+        flight: &'a Flight,
+        write: &mut SpooledWrite,
+    ) -> Result<&'a Sealed, FlightError> {
+        while let Some(at) = write.next_part() {
+            let part = flight.next_part(at, PART_BYTES as u64).await?;
+            if part.is_none_or(|part| part.end - part.start < PART_BYTES as u64) {
+                break;
+            }
             let permit = self.parts.acquire().await.expect("the keeper is never closed");
-            at = part.end;
-            writer.write(flight.spooled(part).await?).await?;
+            write.send().await?;
             drop(permit);
         }
-        Ok(())
+        flight.sealed().await
     }
 
     /// Links every granted repository, those granted meanwhile too; then no more can be granted.
@@ -77,11 +89,15 @@ impl Keeper {
     }
 
     /// Links the blob, unless the repository has come to be another origin's since: what the former
-    /// one delivered is not the new one's.
+    /// one delivered is not the new one's. One that nobody has filled yet is this origin's first.
     pub async fn link_for(&self, grant: &Grant, digest: &Digest) -> Result<(), FlightError> {
-        let standing = self.store.origin(&grant.repository).await?;
-        if standing.is_none_or(|origin| *origin == *grant.origin) {
-            self.store.link_blob(&grant.repository, digest).await?;
+        let Grant { repository, origin } = grant;
+        let standing = match self.store.origin(repository).await? {
+            Some(standing) => standing,
+            None => self.store.claim_origin(repository, origin).await?,
+        };
+        if standing == **origin {
+            self.store.link_blob(repository, digest).await?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::{
     turn::{Tenure, Turn},
 };
 use hydrant_telemetry::metrics::{FlightPart, metrics};
+use hydrant_upstream::Priority;
 use std::{pin::pin, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -122,8 +123,11 @@ impl Flights {
             return Ok(Led::Halted);
         };
         let body = body?;
+        let is_awaited = source.priority == Priority::Interactive;
+        let arriving = is_awaited.then(|| self.0.keeper.calm.arriving());
         let fetching = async {
             let fetched = fetch::fetch(load, source, lanes, body, halt).await;
+            drop(arriving);
             if let Err(error) = &fetched {
                 // The upload follows the flight, and ends by hearing of the failure.
                 self.fail(flight, error.clone());

@@ -8,12 +8,14 @@
 //! when the leader is gone, one of them goes on from the byte it has. `turn.rs` says whose turn it
 //! is, `lead.rs`, `follow.rs` and `look.rs` what is to be done in it.
 
+mod calm;
 mod error;
 mod fetch;
 mod flight;
 mod flights;
 mod follow;
 mod insurance;
+mod intake;
 mod keep;
 mod kept;
 mod lead;
@@ -23,6 +25,7 @@ mod manifest;
 mod passthrough;
 mod peers;
 mod ranges;
+mod recent;
 mod serve;
 mod spool;
 mod turn;

@@ -4,17 +4,14 @@
 use crate::{
     error::FlightError,
     flight::{Flight, Stage},
+    intake::{End, Intake},
     kept::Kept,
     spool::{Spool, SpoolFile},
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
-use hydrant_proto::Hasher;
-use std::sync::Arc;
+use futures::{future::join, stream::BoxStream};
+use std::{mem, sync::Arc};
 use tokio_util::sync::CancellationToken;
-
-/// Chunks gathered for one write, if the sender has them ready.
-const BATCH: usize = 64;
 
 /// The blob, or the rest of it, on its way here.
 pub(crate) struct Body {
@@ -47,8 +44,6 @@ struct Open {
     size: u64,
     /// Bytes here, from the first one on.
     at: u64,
-    /// Of the bytes here; taken while a batch is being hashed.
-    hasher: Option<Hasher>,
     /// The bytes are all here and hash to the digest.
     confirmed: bool,
 }
@@ -82,6 +77,11 @@ impl Load {
         self.open.as_ref().is_some_and(|open| open.at >= open.size)
     }
 
+    /// Whether every byte is here once `piece` is.
+    pub fn is_full_with(&self, piece: &Bytes) -> bool {
+        self.open.as_ref().is_some_and(|open| open.at + piece.len() as u64 >= open.size)
+    }
+
     /// Says how large the blob is: the first time, room is made for it and readers hear of it;
     /// after that it has to stay the same.
     pub fn open(&mut self, size: u64) -> Result<(), FlightError> {
@@ -95,15 +95,14 @@ impl Load {
             progress.size = Some(size);
             progress.stage = Stage::Flying;
         });
-        let hasher = Some(Hasher::new(self.flight.digest().algorithm()));
-        self.open = Some(Open { file, size, at: 0, hasher, confirmed: false });
+        self.open = Some(Open { file, size, at: 0, confirmed: false });
         Ok(())
     }
 
     /// What landed makes room first.
     fn room(&self, bytes: u64) -> Result<SpoolFile, FlightError> {
         loop {
-            match self.spool.open(bytes) {
+            match self.spool.open(bytes, self.flight.digest().algorithm()) {
                 Err(FlightError::NoSpool(_)) if self.kept.let_oldest_go() => {}
                 opened => return opened,
             }
@@ -117,53 +116,36 @@ impl Load {
         body: Body,
         halt: &CancellationToken,
     ) -> Result<Taken, FlightError> {
-        let mut skip = self.at().saturating_sub(body.offset);
-        let mut batches = body.stream.ready_chunks(BATCH);
-        // Only the wait is given up: a write under way is finished, so that the hash is of the file.
-        while let Some(next) = halt.run_until_cancelled(batches.next()).await {
-            let Some(batch) = next else { return Ok(Taken::Ended) };
-            if let Some(broken) = self.take_batch(batch, &mut skip).await? {
-                return Ok(Taken::Broken(broken));
+        let mut intake = Intake::new(body, self.at());
+        let mut ready = Bytes::new();
+        loop {
+            // One piece arrives while another is hashed and written. Only the wait is given up, never
+            // a write under way, so that the hash is of the file.
+            let next = halt.run_until_cancelled(intake.next());
+            let (next, appended) = join(next, self.append(mem::take(&mut ready))).await;
+            appended?;
+            let Some(piece) = next else { return Ok(Taken::Halted) };
+            ready = piece.bytes;
+            if let Some(end) = piece.end {
+                self.append(ready).await?;
+                return Ok(end.into());
             }
         }
-        Ok(Taken::Halted)
     }
 
-    /// Appends the chunks up to the first error, which is returned: a stream only repeats itself
-    /// after it.
-    pub async fn take_batch(
-        &mut self,
-        batch: Vec<Result<Bytes, FlightError>>,
-        skip: &mut u64,
-    ) -> Result<Option<FlightError>, FlightError> {
-        let mut chunks = Vec::with_capacity(batch.len());
-        let mut broken = None;
-        for chunk in batch {
-            match chunk {
-                Ok(chunk) => chunks.extend(past(chunk, skip)),
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
-            }
-        }
-        self.append(chunks).await?;
-        Ok(broken)
-    }
-
-    async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), FlightError> {
+    /// Hashes a piece and spools it; then readers hear of it.
+    pub async fn append(&mut self, piece: Bytes) -> Result<(), FlightError> {
         let open = self.open.as_mut().expect("opened before bytes are taken");
-        let arrived = open.at + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let arrived = open.at + piece.len() as u64;
         if arrived > open.size {
             let detail = format!("it is longer than its {} bytes", open.size);
             return Err(FlightError::Integrity(detail));
         }
-        if arrived == open.at {
+        if piece.is_empty() {
             return Ok(());
         }
-        let hasher = open.hasher.take().expect("the hasher comes back from every append");
-        let (at, hasher) = open.file.append(open.at, chunks, hasher).await?;
-        (open.at, open.hasher) = (at, Some(hasher));
+        let at = open.file.append(piece.clone()).await?;
+        self.flight.0.recent.keep(mem::replace(&mut open.at, at), piece);
         self.flight.0.progress.send_modify(|progress| progress.spooled = at);
         Ok(())
     }
@@ -174,16 +156,9 @@ impl Load {
         if open.confirmed {
             return Ok(open.size);
         }
-        let wrong = || FlightError::Integrity("its bytes were found wrong before".to_owned());
-        let hasher = open.hasher.take().ok_or_else(wrong)?;
-        let digest = hasher.finish();
-        if digest != *self.flight.digest() {
-            return Err(FlightError::Integrity(format!(
-                "{} bytes that hash to {digest}, not to {}",
-                open.at,
-                self.flight.digest()
-            )));
-        }
+        let sealed = open.file.seal(self.flight.digest())?;
+        // Set once: a load is confirmed once.
+        let _ = self.flight.0.sealed.set(sealed);
         open.confirmed = true;
         self.flight.0.progress.send_modify(|progress| {
             progress.whole = true;
@@ -200,10 +175,11 @@ fn same_size(known: u64, told: u64) -> Result<(), FlightError> {
     }
 }
 
-/// What of `chunk` lies past the next `skip` bytes.
-fn past(mut chunk: Bytes, skip: &mut u64) -> Option<Bytes> {
-    let dropped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.len());
-    *skip -= dropped as u64;
-    let rest = chunk.split_off(dropped);
-    (!rest.is_empty()).then_some(rest)
+impl From<End> for Taken {
+    fn from(end: End) -> Self {
+        match end {
+            End::Clean => Self::Ended,
+            End::Broken(error) => Self::Broken(error),
+        }
+    }
 }

@@ -2,13 +2,13 @@
 //! nothing is left behind whatever happens to the process, under a budget of bytes.
 
 use crate::error::FlightError;
-use bytes::{Bytes, BytesMut};
-use hydrant_proto::Hasher;
+use bytes::Bytes;
+use hydrant_proto::{Algorithm, Digest};
+use hydrant_store::{Sealed, Spooled, SpooledReader};
 use hydrant_telemetry::metrics;
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt,
+    ops::Range,
     path::PathBuf,
     sync::{
         Arc,
@@ -33,10 +33,15 @@ impl Spool {
 
     /// An empty spool file with room for `bytes`. One that alone exceeds the whole budget is let
     /// in when nothing else is spooled, so that no blob is too large for ever.
-    pub fn open(self: &Arc<Self>, bytes: u64) -> Result<SpoolFile, FlightError> {
-        let reserved = Reserved::new(self.clone(), bytes)?;
-        let file = tempfile::tempfile_in(&self.dir).map_err(no_spool)?;
-        Ok(SpoolFile(Arc::new(Spooled { file, reserved })))
+    pub fn open(
+        self: &Arc<Self>,
+        bytes: u64,
+        algorithm: Algorithm,
+    ) -> Result<SpoolFile, FlightError> {
+        let reserved = Arc::new(Reserved::new(self.clone(), bytes)?);
+        let spooled = Spooled::create(&self.dir, algorithm).map_err(no_spool)?;
+        let reader = SpoolReader { file: spooled.reader(), reserved };
+        Ok(SpoolFile { spooled: Some(spooled), reader })
     }
 
     /// Bytes of the budget in use.
@@ -92,80 +97,71 @@ fn no_spool(error: io::Error) -> FlightError {
     FlightError::NoSpool(error.to_string())
 }
 
-/// A file and its part of the budget, which is in use until the last reader is gone.
-#[derive(Debug)]
-struct Spooled {
-    file: File,
-    reserved: Reserved,
+/// One flight's file. Written by the flight, read by any number of readers at their own offsets.
+pub(crate) struct SpoolFile {
+    /// `None` once sealed, or broken.
+    spooled: Option<Spooled>,
+    reader: SpoolReader,
 }
 
-/// One flight's file. Written by the flight, read by any number of readers at their own offsets.
-#[derive(Debug)]
-pub(crate) struct SpoolFile(Arc<Spooled>);
-
 impl SpoolFile {
-    /// Hashes `chunks` and appends them at `offset`.
-    pub async fn append(
-        &mut self,
-        offset: u64,
-        chunks: Vec<Bytes>,
-        mut hasher: Hasher,
-    ) -> Result<(u64, Hasher), FlightError> {
-        let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        self.0.reserved.grow(offset + length)?;
-        let spooled = self.0.clone();
-        let write = move || {
-            let mut at = offset;
-            for chunk in &chunks {
-                hasher.update(chunk);
-                spooled.file.write_all_at(chunk, at)?;
-                at += chunk.len() as u64;
-            }
-            Ok((at, hasher))
-        };
-        spawn_blocking(write).await.expect("hashing and writing do not panic").map_err(no_spool)
+    /// Hashes and appends a piece; returns how many bytes there are. A thread of its own does that,
+    /// while the next piece arrives.
+    pub async fn append(&mut self, piece: Bytes) -> Result<u64, FlightError> {
+        let mut spooled = self.spooled.take().ok_or_else(broken)?;
+        self.reader.reserved.grow(spooled.written() + piece.len() as u64)?;
+        let write = move || spooled.append(&piece).map(|()| spooled);
+        let written = spawn_blocking(write).await.expect("hashing and writing do not panic");
+        let spooled = self.spooled.insert(written.map_err(no_spool)?);
+        Ok(spooled.written())
+    }
+
+    /// Ends the writing, if all of it hashes to the digest.
+    pub fn seal(&mut self, digest: &Digest) -> Result<Sealed, FlightError> {
+        let spooled = self.spooled.take().ok_or_else(broken)?;
+        let bytes = spooled.written();
+        spooled.seal(digest).map_err(|found| {
+            FlightError::Integrity(format!("{bytes} bytes that hash to {found}, not to {digest}"))
+        })
     }
 
     pub fn reader(&self) -> SpoolReader {
-        SpoolReader(self.0.clone())
+        self.reader.clone()
     }
 }
 
-/// Reads what was spooled; keeps the file alive.
+fn broken() -> FlightError {
+    FlightError::Integrity("its bytes were found wrong before".to_owned())
+}
+
+/// Reads what was spooled; keeps the file alive, and its part of the budget in use.
 #[derive(Clone, Debug)]
-pub(crate) struct SpoolReader(Arc<Spooled>);
+pub(crate) struct SpoolReader {
+    pub file: SpooledReader,
+    reserved: Arc<Reserved>,
+}
 
 impl SpoolReader {
-    /// The bytes at `from..to`, which must have been written.
-    pub async fn read(&self, from: u64, to: u64) -> Result<Bytes, FlightError> {
-        let spooled = self.0.clone();
-        let read = move || {
-            let length = usize::try_from(to - from).expect("a block fits in memory");
-            let mut block = BytesMut::zeroed(length);
-            spooled.file.read_exact_at(&mut block, from)?;
-            Ok(block.freeze())
-        };
-        spawn_blocking(read).await.expect("reading does not panic").map_err(no_spool)
+    /// The bytes of `range`, which must have been written.
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes, FlightError> {
+        self.file.read(range).await.map_err(no_spool)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydrant_proto::{Algorithm, Digest};
 
     #[tokio::test]
-    async fn what_is_appended_is_hashed_and_read_back() {
+    async fn room_is_taken_as_a_file_grows_and_given_back_with_its_last_reader() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().into(), 100).unwrap();
-        let mut file = spool.open(4).unwrap();
-        let hasher = Hasher::new(Algorithm::Sha256);
-        let chunks = vec![Bytes::from_static(b"hy"), Bytes::from_static(b"drant")];
-        let (at, hasher) = file.append(0, chunks, hasher).await.unwrap();
-        assert_eq!((at, hasher.finish()), (7, Digest::of(b"hydrant")));
-        assert_eq!(file.reader().read(2, 7).await.unwrap(), "drant");
+        let mut file = spool.open(4, Algorithm::Sha256).unwrap();
+        assert_eq!(file.append(Bytes::from_static(b"hy")).await.unwrap(), 2);
+        assert_eq!(file.append(Bytes::from_static(b"drant")).await.unwrap(), 7);
+        assert_eq!(file.reader().read(2..7).await.unwrap(), "drant");
         assert_eq!(spool.used(), 7);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+        assert!(file.seal(&Digest::of(b"x")).is_err() && file.seal(&Digest::of(b"x")).is_err());
         let reader = file.reader();
         drop(file);
         assert_eq!(spool.used(), 7, "a reader still has it open");
@@ -177,12 +173,12 @@ mod tests {
     fn the_budget_is_kept_but_one_large_blob_gets_in_alone() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().into(), 100).unwrap();
-        let large = spool.open(1_000).unwrap();
-        assert!(matches!(spool.open(1), Err(FlightError::NoSpool(_))));
+        let large = spool.open(1_000, Algorithm::Sha256).unwrap();
+        assert!(matches!(spool.open(1, Algorithm::Sha256), Err(FlightError::NoSpool(_))));
         drop(large);
-        let first = spool.open(60).unwrap();
-        assert!(matches!(spool.open(60), Err(FlightError::NoSpool(_))));
+        let first = spool.open(60, Algorithm::Sha256).unwrap();
+        assert!(matches!(spool.open(60, Algorithm::Sha256), Err(FlightError::NoSpool(_))));
         drop(first);
-        assert!(spool.open(60).is_ok());
+        assert!(spool.open(60, Algorithm::Sha256).is_ok());
     }
 }

@@ -1,5 +1,8 @@
 //! The local directory: durable writes, locks between processes, and files a killed process left.
 //!
+//! A blob that was spooled into a file without a name, on the same file system, is not written again:
+//! it is synced and gets its name here, first a staged one like every write.
+//!
 //! `object_store` stages every write beside its place as `<name>#<number>`, syncs it, renames it
 //! and syncs the directory. Locks are `flock`s on a fixed set of files that are never removed: a
 //! killed process loses its lock with its file descriptors.
@@ -7,10 +10,15 @@
 use crate::{error::StoreError, key};
 use hydrant_proto::Digest;
 use object_store::{local::LocalFileSystem, path::Path};
+use rustix::{
+    fs::{AtFlags, CWD, linkat},
+    io::Errno,
+};
 use std::{
     fs::{self, File, TryLockError},
     io,
-    path::PathBuf,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::{Path as FilePath, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -26,6 +34,16 @@ const LONGEST_WAIT: Duration = Duration::from_millis(20);
 pub(crate) struct Directory {
     root: PathBuf,
     locks: PathBuf,
+    /// The file system.
+    device: u64,
+}
+
+/// Whether a file could be given a name here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    Done,
+    /// Its file system, or the way it was made, does not allow it.
+    Impossible,
 }
 
 /// A write that was begun and not finished.
@@ -47,7 +65,53 @@ impl Directory {
             .map_err(io::Error::other)?
             .with_fsync(true)
             .with_automatic_cleanup(true);
-        Ok((objects, Self { locks: root.join(key::locks()), root }))
+        let device = fs::metadata(&root)?.dev();
+        Ok((objects, Self { locks: root.join(key::locks()), root, device }))
+    }
+
+    /// Whether a file lies on the same file system.
+    pub(crate) fn is_beside(&self, file: &File) -> bool {
+        file.metadata().is_ok_and(|meta| meta.dev() == self.device)
+    }
+
+    /// Makes a file without a name the object at `key`, durably, in place of what may be there.
+    /// Blocking.
+    pub(crate) fn name(&self, file: &File, key: &str) -> io::Result<Naming> {
+        file.sync_all()?;
+        let path = self.root.join(key);
+        self.make_parents(&path)?;
+        for number in 1.. {
+            let staged = PathBuf::from(format!("{}#{number}", path.display()));
+            match link(file, &staged) {
+                Ok(()) => {}
+                // Another write of the same object is under way.
+                Err(Errno::EXIST) => continue,
+                Err(Errno::XDEV | Errno::NOENT | Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            match fs::rename(&staged, &path) {
+                Ok(()) => return sync_parent(&path).map(|()| Naming::Done),
+                // Who has just finished the same object removed ours as superfluous.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    fs::remove_file(&staged)?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Naming::Impossible)
+    }
+
+    /// The directories that lead to `path`, durable as far as they are new.
+    fn make_parents(&self, path: &FilePath) -> io::Result<()> {
+        let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) else { return Ok(()) };
+        self.make_parents(parent)?;
+        match fs::create_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => sync_parent(parent),
+        }
     }
 
     /// Where the object lies.
@@ -121,6 +185,16 @@ impl Directory {
         let written_at = present(fs::metadata(&path).and_then(|meta| meta.modified()))?;
         Ok(written_at.map(|written_at| StagedFile { path, key, written_at }))
     }
+}
+
+/// Gives an open file a name. Where `/proc` is not mounted this is `ENOENT`.
+fn link(file: &File, name: &FilePath) -> Result<(), Errno> {
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, open, CWD, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+fn sync_parent(path: &FilePath) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// What vanished meanwhile is no failure.

@@ -8,6 +8,7 @@
 //! Not here: what is fetched, when, and in which order it becomes visible. The rooms above store
 //! blobs, then children, then the manifest, then the tag.
 
+mod adopt;
 mod blob;
 mod cas;
 mod closure;
@@ -34,10 +35,12 @@ mod referrer;
 mod s3;
 mod sound;
 mod sound_file;
+mod spooled;
 mod tag;
 mod upload;
 mod writer;
 
+pub use adopt::SpooledWrite;
 pub use blob::BlobRead;
 pub use cas::Version;
 pub use closure::Durability;
@@ -51,6 +54,7 @@ pub use open::{InvalidStoreUrl, S3Settings, StoreConfig, StoreUrl};
 pub use quarantine::Scrubbed;
 pub use referrer::Referrer;
 pub use sound_file::SoundFile;
+pub use spooled::{Sealed, Spooled, SpooledReader};
 pub use tag::{
     Follows, Frozen, MAX_TAG_LINES, Move, Owner, Sighting, Stays, TagAct, TagLine, TagRecord,
     Terms, Writer,

@@ -82,7 +82,7 @@ impl BlobWriter {
             self.store.put(&path, rest, PutMode::Overwrite).await.map_err(StoreError::in_doubt)?;
             return Ok(self.written);
         };
-        self.complete(&path, upload, rest).await
+        complete(&self.store, &path, upload, rest, self.written).await
     }
 
     /// Gives the blob up and waits until nothing of it is left.
@@ -123,30 +123,32 @@ impl BlobWriter {
         }
         Ok(())
     }
+}
 
-    async fn complete(
-        self,
-        path: &Path,
-        mut upload: Upload,
-        rest: Bytes,
-    ) -> Result<u64, StoreError> {
-        let sent = async {
-            if !rest.is_empty() {
-                upload.put(rest).await?;
-            }
-            upload.parts_stored().await
-        };
-        if let Err(error) = sent.await {
-            upload.abort().await;
-            return Err(error);
+/// Sends the rest of an upload of `size` bytes and makes it visible.
+pub(crate) async fn complete(
+    store: &Store,
+    path: &Path,
+    mut upload: Upload,
+    rest: Bytes,
+    size: u64,
+) -> Result<u64, StoreError> {
+    let sent = async {
+        if !rest.is_empty() {
+            upload.put(rest).await?;
         }
-        let completed = upload.complete().await;
-        // An answer may be lost after the object was written, and a success may be none.
-        match (self.store.head(path).await?, completed) {
-            (Some(meta), _) if meta.size == self.written => Ok(self.written),
-            (_, Err(error)) => Err(error),
-            (found, Ok(())) => Err(not_whole(path, found.map(|meta| meta.size), self.written)),
-        }
+        upload.parts_stored().await
+    };
+    if let Err(error) = sent.await {
+        upload.abort().await;
+        return Err(error);
+    }
+    let completed = upload.complete().await;
+    // An answer may be lost after the object was written, and a success may be none.
+    match (store.head(path).await?, completed) {
+        (Some(meta), _) if meta.size == size => Ok(size),
+        (_, Err(error)) => Err(error),
+        (found, Ok(())) => Err(not_whole(path, found.map(|meta| meta.size), size)),
     }
 }
 

@@ -3,6 +3,9 @@
 //! How the upstream wants it is learned once, from `GET /v2/` (distribution spec, "Determining
 //! support"), so that requests for content carry their token from the first one on and are not
 //! made twice. A 401 corrects what was learned; each request is authorised anew at most once.
+//!
+//! Where no credential is to be shown, a HEAD finds that out just as well, and saves the first
+//! client a round trip.
 
 use crate::{
     answer::{Blame, Failure, Refusal},
@@ -63,6 +66,17 @@ impl Auth {
 
     pub fn has_credential(&self) -> bool {
         self.credential.is_some()
+    }
+
+    /// Whether nothing is known of the upstream yet, and a request that costs nothing to be made twice
+    /// may find out.
+    pub fn may_try(&self) -> bool {
+        self.credential.is_none() && self.scheme.is_empty()
+    }
+
+    /// A request that carried nothing was answered.
+    pub async fn is_open(&self) {
+        self.scheme.put(Scheme::Open).await;
     }
 
     /// What a request for `scope` carries, by what is known of the upstream.

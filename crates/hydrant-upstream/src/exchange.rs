@@ -173,11 +173,18 @@ impl Exchange {
     /// Sends the request with what it is granted; after a 401, once more with a new grant.
     async fn authorised(&self, ask: &Ask, patience: Patience) -> Result<Response, Failure> {
         let scope = ask.scope.as_str();
-        let grant = self.auth.grant(&self.wire, scope, patience).await?;
+        let trying = ask.method == Method::HEAD && self.auth.may_try();
+        let grant = match trying {
+            true => None,
+            false => self.auth.grant(&self.wire, scope, patience).await?,
+        };
         let sent = Instant::now();
         let (response, url) = self.follow(ask, grant.as_ref(), patience).await?;
         let refused = response.status() == StatusCode::UNAUTHORIZED;
         if !(refused && hosts::is_endpoint(&self.upstream, &url)) {
+            if trying && response.status().is_success() {
+                self.auth.is_open().await;
+            }
             return self.judge(ask, response, &url).await;
         }
         let (headers, used) = (response.headers(), grant.as_ref());

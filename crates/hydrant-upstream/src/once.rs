@@ -47,6 +47,11 @@ impl<T: Clone> Cell<T> {
         result
     }
 
+    /// Whether nothing was ever fetched, nor is being.
+    pub fn is_empty(&self) -> bool {
+        self.0.try_lock().is_ok_and(|held| held.is_none())
+    }
+
     /// Takes the value as fetched now.
     pub async fn put(&self, value: T) {
         *self.0.lock().await = Some(Fetched { at: Instant::now(), result: Ok(value) });

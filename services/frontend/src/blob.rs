@@ -345,10 +345,6 @@ impl Blobs {
         storage: Storage,
     ) -> Result<Option<(Flight, PullOutcome)>, Failure> {
         let (source, grant) = (self.source(place, digest), place.grant());
-        if let Err(failure) = self.origins.claim(place).await {
-            // The miss of the manifest claims it again and again until storage is back.
-            tracing::debug!(error = %failure, image.repository = %grant.repository, "not claimed");
-        }
         let begun = match (proof, storage) {
             (Proof::ByHead, _) => None,
             (Proof::ByGet, Storage::Telling) => self.flights.begin(source.clone(), &grant)?,

@@ -11,6 +11,7 @@ mod manifests;
 mod races;
 mod records;
 mod served;
+mod spooled;
 mod tags;
 
 use bench::Bench;
@@ -51,6 +52,8 @@ macro_rules! suite {
             records::recording_and_forgetting_at_once_loses_nothing,
             records::an_older_completion_never_replaces_a_newer,
             records::dead_letters_are_kept_until_dropped,
+            spooled::a_spooled_blob_is_stored_once_it_is_sealed,
+            spooled::what_was_sealed_is_all_that_can_be_stored,
             tags::a_tag_moves_only_from_what_was_seen,
             tags::a_tombstone_takes_the_links_away,
             tags::racing_writers_leave_the_link_of_the_winner,
@@ -89,6 +92,8 @@ async fn the_suite_holds_on_a_directory() {
         damage::a_damaged_record_of_a_job_does_not_block_it,
         tags::a_lost_line_of_the_history_is_put_in_by_who_comes_next,
         leftovers::staged_files_of_a_killed_process_are_swept,
+        spooled::a_spool_file_on_the_same_file_system_is_not_copied,
+        spooled::a_file_that_cannot_be_named_is_copied,
         races::two_processes_decide_the_same_race,
         served::a_stock_registry_serves_what_was_stored,
     }

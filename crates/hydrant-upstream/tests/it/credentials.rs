@@ -28,6 +28,20 @@ async fn anonymous_tokens_are_fetched_and_reused() {
 }
 
 #[tokio::test]
+async fn a_head_finds_the_way_in_by_itself() {
+    let lab = Lab::start().await;
+    lab.client.head_blob(&app(), lab.layer(), Interactive).await.unwrap();
+    lab.client.blob(&app(), lab.layer(), 0, Interactive).await.unwrap();
+    assert_eq!((lab.fake.gets("/v2/"), lab.fake.heads("*/blobs/*")), (0, 1));
+    let lab = Lab::start().await;
+    lab.fake.require_bearer(Bearer::new());
+    lab.client.head_blob(&app(), lab.layer(), Interactive).await.unwrap();
+    lab.client.blob(&app(), lab.layer(), 0, Interactive).await.unwrap();
+    assert_eq!((lab.fake.gets("/v2/"), lab.fake.gets("/token")), (0, 1));
+    assert_eq!((lab.fake.heads("*/blobs/*"), lab.fake.gets("*/blobs/*")), (2, 1));
+}
+
+#[tokio::test]
 async fn a_hundred_calls_cost_one_token() {
     let lab = Lab::with_credential().await;
     lab.fake.require_bearer(bearer());

@@ -101,7 +101,12 @@ async fn what_is_relayed_is_claimed_for_its_origin() {
     let claimed = async |name: &str| {
         let name: RepositoryName = name.parse().unwrap();
         let origin = lab.feed.current().route(&name).unwrap().origin;
-        assert_eq!(lab.store.origin(&name).await.unwrap().as_deref(), Some(&*origin));
+        until("what was relayed is claimed", Duration::from_secs(5), async || {
+            let claimed = lab.store.origin(&name).await.unwrap()?;
+            assert_eq!(claimed, *origin);
+            Some(())
+        })
+        .await;
     };
     lab.pull("lab/app/manifests/1").await;
     lab.misses(1).await;

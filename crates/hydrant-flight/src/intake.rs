@@ -1,0 +1,137 @@
+//! A body on its way here, in pieces worth a thread's while: what comes in small chunks is gathered
+//! for a moment, since hashing, writing and waking readers cost as much for a little as for a lot.
+
+use crate::{error::FlightError, load::Body};
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{StreamExt, stream::BoxStream};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Bytes of a full piece.
+pub(crate) const PIECE: usize = 256 * 1024;
+/// Smallest room made for a piece.
+const SMALLEST: usize = 16 * 1024;
+/// Longest wait for the rest of a piece. What has come so far keeps its readers waiting for so long.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// The next bytes, and how the body ended, if it has.
+pub(crate) struct Piece {
+    pub bytes: Bytes,
+    pub end: Option<End>,
+}
+
+#[derive(Debug)]
+pub(crate) enum End {
+    Clean,
+    Broken(FlightError),
+}
+
+pub(crate) struct Intake {
+    chunks: BoxStream<'static, Result<Bytes, FlightError>>,
+    /// Bytes at the beginning that are here already.
+    skip: u64,
+    /// What came beyond the last piece.
+    rest: Bytes,
+    /// Room to make for the next piece.
+    room: usize,
+    linger: Duration,
+}
+
+impl Intake {
+    /// `here` bytes of the blob are here already.
+    pub fn new(body: Body, here: u64) -> Self {
+        Self {
+            chunks: body.stream,
+            skip: here.saturating_sub(body.offset),
+            rest: Bytes::new(),
+            room: SMALLEST,
+            // Readers wait for their first byte.
+            linger: Duration::ZERO,
+        }
+    }
+
+    /// The next piece: a full one, or what has come within a moment of its first byte. Bytes are
+    /// lost when it is not waited for to the end.
+    pub async fn next(&mut self) -> Piece {
+        let mut gathered = BytesMut::new();
+        let mut until = None;
+        let end = loop {
+            let skipped = self.skipped();
+            self.rest.advance(skipped);
+            let taken = self.rest.len().min(PIECE - gathered.len());
+            if taken > 0 && gathered.is_empty() {
+                gathered.reserve(self.room.max(taken));
+                until = Some(Instant::now() + self.linger);
+            }
+            gathered.extend_from_slice(&self.rest.split_to(taken));
+            if gathered.len() == PIECE {
+                break None;
+            }
+            let next = match until {
+                None => self.chunks.next().await,
+                Some(until) => match timeout_at(until, self.chunks.next()).await {
+                    Ok(next) => next,
+                    Err(_) => break None,
+                },
+            };
+            match next {
+                Some(Ok(chunk)) => self.rest = chunk,
+                Some(Err(error)) => break Some(End::Broken(error)),
+                None => break Some(End::Clean),
+            }
+        };
+        self.linger = LINGER;
+        self.room = gathered.len().next_power_of_two().max(SMALLEST);
+        Piece { bytes: gathered.freeze(), end }
+    }
+
+    /// How many bytes of the chunk at hand are here already.
+    fn skipped(&mut self) -> usize {
+        let skipped = self.rest.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        self.skip -= skipped as u64;
+        skipped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+    use tokio::time::sleep;
+
+    fn intake(chunks: Vec<(u64, Result<Vec<u8>, FlightError>)>, here: u64) -> Intake {
+        let stream = stream::iter(chunks).then(|(millis, chunk)| async move {
+            sleep(Duration::from_millis(millis)).await;
+            chunk.map(Bytes::from)
+        });
+        Intake::new(Body { offset: 2, stream: stream.boxed() }, here)
+    }
+
+    async fn lengths(mut intake: Intake) -> (Vec<usize>, End) {
+        let mut lengths = Vec::new();
+        loop {
+            let Piece { bytes, end } = intake.next().await;
+            lengths.extend((!bytes.is_empty()).then_some(bytes.len()));
+            if let Some(end) = end {
+                return (lengths, end);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_within_a_moment_is_one_piece_and_the_first_is_not_kept_waiting() {
+        let chunk = |millis, length| (millis, Ok(vec![0; length]));
+        let chunks = vec![chunk(9, 3), chunk(1, 5), chunk(1, 7), chunk(9, 2), chunk(0, 4)];
+        let (pieces, end) = lengths(intake(chunks, 3)).await;
+        assert_eq!(pieces, [2, 12, 6], "one byte is here already");
+        assert!(matches!(end, End::Clean));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_are_no_larger_than_that_and_all_comes_before_the_error() {
+        let chunks = vec![(0, Ok(vec![0; 2 * PIECE + 5])), (0, Err(FlightError::Stopping))];
+        let (pieces, end) = lengths(intake(chunks, 0)).await;
+        assert_eq!(pieces, [PIECE, PIECE, 5]);
+        assert!(matches!(end, End::Broken(FlightError::Stopping)));
+    }
+}
