@@ -191,6 +191,7 @@ impl Flights {
     pub async fn drain(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        while self.0.kept.let_oldest_go() {}
     }
 
     /// Ends all flights, their uploads aborted.
