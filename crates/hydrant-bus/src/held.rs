@@ -77,7 +77,13 @@ impl SharedState {
     ) -> Result<Held, BusError> {
         let (key, sealed) = (name(key)?, self.seal(&value)?);
         let attempt = Attempt::new(sealed.nonce, former.0, Instant::now());
-        let revision = self.put(&key, &sealed, former.0, ttl).await?;
+        let revision = match self.put(&key, &sealed, former.0, ttl).await {
+            Err(unknown @ BusError::Unknown { .. }) => match self.read(&key).await {
+                Ok((_, Some(found))) if found.nonce == sealed.nonce => found.revision.0,
+                Ok(_) | Err(_) => return Err(unknown),
+            },
+            stored => stored?,
+        };
         let claim = Claim::won(&attempt, revision, ttl);
         Ok(Held::start(self.clone(), key, value, ttl, claim))
     }

@@ -5,10 +5,13 @@ use crate::{
     flights::Source,
     insurance::insured,
     load::{Body, Load, Taken},
+    offers,
+    peers::Peers,
     ranges::{self, Lanes},
 };
 use futures::StreamExt;
 use hydrant_upstream::{BlobBody, UpstreamError};
+use std::pin::pin;
 use tokio_util::sync::CancellationToken;
 
 /// Resumes without a single new byte before the flight is given up.
@@ -41,15 +44,16 @@ pub(crate) async fn fetch(
     load: &mut Load,
     source: &Source,
     lanes: &Lanes,
+    peers: &Peers,
     mut body: Body,
     halt: &CancellationToken,
 ) -> Result<Fetched, FlightError> {
     let (mut fruitless, mut resumes) = (0, 0);
     loop {
         let before = load.at();
-        let broken = match load.take(body, halt).await? {
-            Taken::Halted => return Ok(Fetched::Halted),
+        let broken = match take(load, peers, body, halt).await? {
             _ if load.is_full() => break,
+            Taken::Halted => return Ok(Fetched::Halted),
             Taken::Ended => FlightError::Integrity(format!("it ended after {} bytes", load.at())),
             Taken::Broken(error) => error,
         };
@@ -60,13 +64,50 @@ pub(crate) async fn fetch(
         }
         tracing::debug!(digest = %source.digest, offset = load.at(), error = %broken,
             "upstream body broke off, resuming");
-        body = match halt.run_until_cancelled(rest(load, source, lanes)).await {
-            Some(rest) => insured(load.flight(), rest?.0),
+        body = match again(load, source, lanes, halt).await? {
+            Some(rest) => rest,
             None => return Ok(Fetched::Halted),
         };
     }
     load.confirm()?;
     Ok(Fetched::Whole)
+}
+
+/// Takes what comes, until another process is found to have much more: then that is taken, and the
+/// body has ended early.
+async fn take(
+    load: &mut Load,
+    peers: &Peers,
+    body: Body,
+    halt: &CancellationToken,
+) -> Result<Taken, FlightError> {
+    let (flight, stop) = (load.flight().clone(), halt.child_token());
+    {
+        let mut taken = pin!(load.take(body, &stop));
+        tokio::select! {
+            taken = &mut taken => return taken,
+            () = offers::worth_taking(&flight) => stop.cancel(),
+        }
+        if let taken @ (Ok(Taken::Ended | Taken::Broken(_)) | Err(_)) = taken.await {
+            return taken;
+        }
+    }
+    if halt.is_cancelled() {
+        return Ok(Taken::Halted);
+    }
+    offers::accept(peers, load, halt).await?;
+    Ok(Taken::Ended)
+}
+
+/// The rest of the blob; `None` when it is not wanted any more.
+async fn again(
+    load: &Load,
+    source: &Source,
+    lanes: &Lanes,
+    halt: &CancellationToken,
+) -> Result<Option<Body>, FlightError> {
+    let rest = halt.run_until_cancelled(rest(load, source, lanes)).await.transpose()?;
+    Ok(rest.map(|(body, _)| insured(load.flight(), body)))
 }
 
 /// The rest of the blob, and its size by the upstream's word; from its beginning where the upstream

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use hydrant_proto::{Digest, RepositoryName, state::MAX_GRANTS};
 use hydrant_store::Sealed;
+use hydrant_upstream::Urgency;
 use std::{
     collections::BTreeSet,
     fmt,
@@ -60,6 +61,9 @@ pub(crate) struct Shared {
     pub followers: Followers,
     /// What followers have of the blob.
     offers: Mutex<Vec<Offer>>,
+    /// Told of each offer.
+    offered: Notify,
+    urgency: Urgency,
 }
 
 /// Repositories that may read a flight, and are linked to the blob when it is stored.
@@ -106,7 +110,12 @@ pub enum Opened {
 }
 
 impl Flight {
-    pub(crate) fn new(digest: Digest, size: Option<u64>, budget: &Budget) -> Self {
+    pub(crate) fn new(
+        digest: Digest,
+        size: Option<u64>,
+        urgency: Urgency,
+        budget: &Budget,
+    ) -> Self {
         let progress = Progress { size, spooled: 0, whole: false, stage: Stage::Opening };
         Self(Arc::new(Shared {
             digest,
@@ -119,6 +128,8 @@ impl Flight {
             more: Notify::new(),
             followers: Followers::default(),
             offers: Mutex::default(),
+            offered: Notify::new(),
+            urgency,
         }))
     }
 
@@ -135,6 +146,16 @@ impl Flight {
     pub fn grants(&self, grant: &Grant) -> bool {
         let grants = self.granting();
         !grants.closed && grants.all.contains(grant)
+    }
+
+    /// A client waits for it: from now on it goes before background work, wherever it waits and
+    /// whoever leads it.
+    pub fn urge(&self) {
+        self.0.urgency.raise();
+    }
+
+    pub(crate) fn urgency(&self) -> &Urgency {
+        &self.0.urgency
     }
 
     /// Lets the repository read along and links it when the blob is stored. False when that is past:
@@ -173,12 +194,25 @@ impl Flight {
         if offers.len() < MAX_OFFERS {
             offers.push(offer);
         }
+        self.0.offered.notify_one();
     }
 
-    /// The most that a follower has, beyond what is here.
-    pub(crate) fn best_offer(&self, here: u64) -> Option<Offer> {
-        let offers = self.offers();
-        offers.iter().filter(|offer| offer.upto > here).max_by_key(|offer| offer.upto).cloned()
+    /// The most that a follower has, beyond what is here. Whether it comes is known only once.
+    pub(crate) fn take_offer(&self, here: u64) -> Option<Offer> {
+        let mut offers = self.offers();
+        offers.retain(|offer| offer.upto > here);
+        let (best, _) = offers.iter().enumerate().max_by_key(|(_, offer)| offer.upto)?;
+        Some(offers.swap_remove(best))
+    }
+
+    /// Whether a follower has more than `here`.
+    pub(crate) fn has_offer(&self, here: u64) -> bool {
+        self.offers().iter().any(|offer| offer.upto > here)
+    }
+
+    /// Ends when a follower told what it has.
+    pub(crate) async fn offered_more(&self) {
+        self.0.offered.notified().await;
     }
 
     fn offers(&self) -> MutexGuard<'_, Vec<Offer>> {

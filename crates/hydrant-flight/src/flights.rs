@@ -9,6 +9,7 @@ use crate::{
     lead::Start,
     load::Load,
     peers::Peers,
+    question::Questions,
     ranges::Lanes,
     recent::Budget,
     spool::Spool,
@@ -17,7 +18,7 @@ use crate::{
 use hydrant_proto::{Digest, RepositoryName};
 use hydrant_store::Store;
 use hydrant_telemetry::metrics;
-use hydrant_upstream::{BlobBody, Client, Part, Priority, UpstreamError};
+use hydrant_upstream::{BlobBody, Client, Part, Priority, UpstreamError, Urgency};
 use moka::future::Cache;
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -48,16 +49,17 @@ pub struct Source {
     pub digest: Digest,
     /// Size in bytes by the manifest's descriptor, where the caller knows it.
     pub size: Option<u64>,
-    pub priority: Priority,
+    /// Rises when a client joins the flight that was begun with it.
+    pub urgency: Urgency,
 }
 
 impl Source {
     pub(crate) async fn open(&self, from: u64) -> Result<BlobBody, UpstreamError> {
-        self.client.blob(&self.upstream_repository, &self.digest, from, self.priority).await
+        self.client.blob(&self.upstream_repository, &self.digest, from, self.urgency.clone()).await
     }
 
     pub(crate) async fn part(&self, part: Part) -> Result<BlobBody, UpstreamError> {
-        self.client.blob(&self.upstream_repository, &self.digest, part, self.priority).await
+        self.client.blob(&self.upstream_repository, &self.digest, part, self.urgency.clone()).await
     }
 
     /// The size of the blob in bytes. One whose size nobody tells might never end, so that of a
@@ -67,7 +69,7 @@ impl Source {
             return Ok(size);
         }
         let (repository, digest) = (&self.upstream_repository, &self.digest);
-        let told = self.client.head_blob(repository, digest, self.priority).await?;
+        let told = self.client.head_blob(repository, digest, self.urgency.clone()).await?;
         told.ok_or_else(|| FlightError::Integrity("the upstream tells no size".to_owned()))
     }
 }
@@ -96,6 +98,7 @@ pub(crate) struct Inner {
     pub peers: Peers,
     pub lanes: Lanes,
     recent: Budget,
+    pub questions: Questions,
     flying: Mutex<HashMap<Digest, Flight>>,
     landed: Cache<Digest, Vec<String>>,
     pub tasks: TaskTracker,
@@ -119,6 +122,7 @@ impl Flights {
             peers: Peers::new().map_err(io::Error::other)?,
             lanes: Lanes::default(),
             recent: Budget::default(),
+            questions: Questions::default(),
             flying: Mutex::default(),
             landed: Cache::builder().max_capacity(MAX_LANDED).time_to_live(LANDED_FOR).build(),
             tasks: TaskTracker::new(),
@@ -209,9 +213,16 @@ impl Flights {
             return Err(FlightError::Stopping);
         }
         match self.flying().entry(source.digest.clone()) {
-            Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
+            Entry::Occupied(entry) => {
+                if source.urgency.now() == Priority::Interactive {
+                    entry.get().urge();
+                }
+                Ok((entry.get().clone(), false))
+            }
             Entry::Vacant(entry) => {
-                let flight = Flight::new(source.digest.clone(), source.size, &self.0.recent);
+                let (urgency, size) = (source.urgency.clone(), source.size);
+                let digest = source.digest.clone();
+                let flight = Flight::new(digest, size, urgency, &self.0.recent);
                 Ok((entry.insert(flight).clone(), true))
             }
         }
@@ -250,11 +261,14 @@ impl Flights {
             let next = match turn {
                 // Boxed: each part's state would otherwise sit beside the others'.
                 Turn::Lead(tenure) => {
+                    if start == Start::After && self.is_over(&mut load, source, &look).await? {
+                        tenure.stored(flight.progress().size.unwrap_or_default()).await;
+                        return Ok(());
+                    }
                     Box::pin(self.lead(flight, &mut load, source, tenure, start)).await?
                 }
                 Turn::Follow(leader) => {
                     may_join(&load, &look, &leader)?;
-                    start = Start::After;
                     Box::pin(self.follow(flight, &mut load, source, leader)).await?
                 }
                 Turn::Look(leader) => {
@@ -263,7 +277,7 @@ impl Flights {
                 }
             };
             match next {
-                Some(next) => turn = next,
+                Some(next) => (turn, start) = (next, Start::After),
                 None => return Ok(()),
             }
         }
@@ -280,7 +294,7 @@ impl Flights {
     /// client waiting: the blob is fetched, and written again.
     pub(crate) async fn stored(&self, source: &Source) -> Option<u64> {
         let asked = self.0.keeper.store().blob_size(&source.digest);
-        let told = match source.priority {
+        let told = match source.urgency.now() {
             Priority::Interactive => timeout(STORE_PATIENCE, asked).await.ok()?,
             Priority::Background => asked.await,
         };

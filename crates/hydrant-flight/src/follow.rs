@@ -14,7 +14,8 @@ use crate::{
 use bytes::Bytes;
 use futures::future::join;
 use hydrant_telemetry::metrics::{FlightPart, metrics};
-use std::{mem, pin::pin, time::Duration};
+use hydrant_upstream::Priority;
+use std::{convert::Infallible, mem, pin::pin, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long nothing may come before it is asked whether the leader still leads.
@@ -45,8 +46,23 @@ impl Flights {
         source: &Source,
         leader: Leader,
     ) -> Result<Option<Turn>, FlightError> {
+        if !self.0.peers.is_worth_asking(&leader, &source.digest).await {
+            return Ok(Some(Turn::Lead(Tenure::Apart)));
+        }
         metrics().flights.part(FlightPart::Follow);
         let following = Following { flights: self, flight, source, leader: &leader };
+        tokio::select! {
+            turn = self.read_along(&following, load) => turn,
+            never = following.urge() => match never {},
+        }
+    }
+
+    async fn read_along(
+        &self,
+        following: &Following<'_>,
+        load: &mut Load,
+    ) -> Result<Option<Turn>, FlightError> {
+        let leader = following.leader;
         let mut trouble = Trouble::default();
         loop {
             let before = load.at();
@@ -59,19 +75,25 @@ impl Flights {
                 trouble = Trouble::default();
             }
             let Some(pause) = trouble.pause() else {
-                tracing::warn!(
-                    peer = leader.record.peer,
-                    why,
-                    "the leader of the flight is out of reach, flying alone; can processes reach \
-                     each other at the address of --peer?"
-                );
+                self.give_up(leader, &why);
                 return Ok(Some(Turn::Lead(Tenure::Apart)));
             };
             sleep(pause).await;
             match following.turn().await {
-                Turn::Follow(now) if now.is(&leader) => {}
+                Turn::Follow(now) if now.is(leader) => {}
                 turn => return Ok(Some(turn)),
             }
+        }
+    }
+
+    fn give_up(&self, leader: &Leader, why: &str) {
+        if self.0.peers.give_up(leader) {
+            tracing::warn!(
+                peer = leader.record.peer,
+                why,
+                "the leader of a flight is out of reach, so what it leads is fetched here as well; \
+                 can processes reach each other at the address of --peer?"
+            );
         }
     }
 }
@@ -109,7 +131,21 @@ impl Following<'_> {
         let address = self.flights.0.turns.address().filter(|_| load.at() > 0);
         let key = self.flight.key().to_owned();
         let offer = address.map(|address| Offer { address, key, upto: load.at() });
-        self.flights.0.peers.read(self.leader, &self.source.digest, load.at(), offer)
+        let urgency = self.flight.urgency().now();
+        self.flights.0.peers.read(self.leader, &self.source.digest, load.at(), offer, urgency)
+    }
+
+    /// Tells the leader of the client that came after it was asked for the bytes.
+    async fn urge(&self) -> Infallible {
+        if self.flight.urgency().now() == Priority::Background {
+            self.flight.urgency().raised().await;
+            while let Answer::Unreachable(_) =
+                self.flights.0.peers.urge(self.leader, &self.source.digest).await
+            {
+                sleep(STILL).await;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Takes bytes as long as they come from the leader; `None` when all are here.

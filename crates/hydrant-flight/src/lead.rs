@@ -6,8 +6,8 @@ use crate::{
     flight::Flight,
     flights::{Flights, Source},
     load::Load,
-    peers::Answer,
-    turn::{Tenure, Turn},
+    offers,
+    turn::{News, Tenure, Turn},
 };
 use hydrant_telemetry::metrics::{FlightPart, metrics};
 use hydrant_upstream::Priority;
@@ -29,12 +29,17 @@ const ASSEMBLY: Duration = Duration::from_millis(1_250);
 pub(crate) enum Start {
     /// Nobody had the blob.
     Fresh,
-    /// Another process led before, and was followed.
+    /// Another process led before, or may have.
     After,
 }
 
-/// Longest wait for bytes that are at hand where they are asked for.
-const PROMPT: Duration = Duration::from_secs(1);
+/// Why a leader is to stop.
+enum Change {
+    /// Another process leads, or has finished.
+    Deposed(Turn),
+    /// The blob is in storage.
+    Stored,
+}
 
 /// How far a leader came.
 enum Led {
@@ -46,7 +51,7 @@ enum Led {
 
 impl Flights {
     /// Fetches what is missing and stores the blob; returns the next turn if another process has
-    /// come to lead meanwhile.
+    /// come to lead, or to an end, meanwhile.
     pub(crate) async fn lead(
         &self,
         flight: &Flight,
@@ -57,54 +62,59 @@ impl Flights {
     ) -> Result<Option<Turn>, FlightError> {
         metrics().flights.part(part(start, &tenure));
         let halt = CancellationToken::new();
-        let (led, next) = {
+        let (led, change) = {
             let assembled = start == Start::After && tenure.is_held();
             let work = async {
                 if assembled {
-                    self.assemble(flight, load, &halt).await?;
+                    self.assemble(load, &halt).await?;
                 }
                 self.work(flight, load, source, &halt).await
             };
             let mut work = pin!(work);
             tokio::select! {
                 led = &mut work => (led?, None),
-                next = tenure.deposed() => {
+                change = self.change(flight, &mut tenure, source) => {
                     halt.cancel();
-                    (work.await?, Some(next))
+                    (work.await?, Some(change))
                 }
             }
         };
-        match led {
-            Led::Halted => {
+        match (led, change) {
+            (Led::Halted, Some(Change::Stored)) => Ok(Some(Turn::Lead(tenure))),
+            (Led::Halted, Some(Change::Deposed(turn))) => {
                 tracing::info!("another process leads the flight now");
-                next.ok_or(FlightError::Stopping).map(Some)
+                Ok(Some(turn))
             }
-            Led::Landed => {
+            (Led::Halted, None) => Err(FlightError::Stopping),
+            (Led::Landed, _) => {
                 tenure.stored(flight.progress().spooled).await;
                 Ok(None)
             }
         }
     }
 
-    /// Takes what the follower with the most bytes has, so that they are not fetched twice.
-    async fn assemble(
-        &self,
-        flight: &Flight,
-        load: &mut Load,
-        halt: &CancellationToken,
-    ) -> Result<(), FlightError> {
+    /// Ends when there is nothing left to lead.
+    async fn change(&self, flight: &Flight, tenure: &mut Tenure, source: &Source) -> Change {
+        loop {
+            match tenure.news().await {
+                News::Deposed(turn) => return Change::Deposed(turn),
+                // Nobody was kept from storing it in the time without a lease. Before the upstream
+                // has delivered, nobody has said that it may be read here.
+                News::Seated if flight.is_spooled() && self.stored(source).await.is_some() => {
+                    return Change::Stored;
+                }
+                News::Seated => {}
+            }
+        }
+    }
+
+    /// Takes what the others have, so that it is not fetched twice.
+    async fn assemble(&self, load: &mut Load, halt: &CancellationToken) -> Result<(), FlightError> {
         if load.is_full() {
             return Ok(());
         }
         halt.run_until_cancelled(sleep(ASSEMBLY)).await;
-        let Some(offer) = flight.best_offer(load.at()) else { return Ok(()) };
-        let accepted = self.0.peers.accept(&offer, flight.digest(), load.at(), PROMPT);
-        if let Some(Answer::Here(along)) = halt.run_until_cancelled(accepted).await {
-            load.open(along.size)?;
-            let taken = load.take(along.body, halt).await?;
-            tracing::debug!(peer = %offer.address, offset = load.at(), ?taken, "took what it has");
-        }
-        Ok(())
+        offers::accept(&self.0.peers, load, halt).await
     }
 
     async fn work(
@@ -123,10 +133,10 @@ impl Flights {
             return Ok(Led::Halted);
         };
         let body = body?;
-        let is_awaited = source.priority == Priority::Interactive;
+        let is_awaited = source.urgency.now() == Priority::Interactive;
         let arriving = is_awaited.then(|| self.0.keeper.calm.arriving());
         let fetching = async {
-            let fetched = fetch::fetch(load, source, lanes, body, halt).await;
+            let fetched = fetch::fetch(load, source, lanes, &self.0.peers, body, halt).await;
             drop(arriving);
             if let Err(error) = &fetched {
                 // The upload follows the flight, and ends by hearing of the failure.

@@ -10,8 +10,11 @@ use crate::{
 };
 use futures::{StreamExt, TryStreamExt};
 use std::time::Duration;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+/// Longest wait for storage to say whether a blob was stored, while readers wait for its bytes.
+const GLANCE: Duration = Duration::from_secs(1);
 /// Longest wait for bytes that are at hand at another process: without them the upstream is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,31 @@ impl Flights {
         }
         let upstream = source.client.upstream().name.as_str();
         Ok(Some(self.0.turns.after(leader, flight, upstream).await))
+    }
+
+    /// Whether the blob was stored while others led, and is taken from there by who was about to
+    /// lead. What storage cannot tell, or not deliver, comes from the upstream.
+    pub(crate) async fn is_over(
+        &self,
+        load: &mut Load,
+        source: &Source,
+        look: &Look,
+    ) -> Result<bool, FlightError> {
+        if matches!(look, Look::PastStorage(_)) {
+            return Ok(false);
+        }
+        match timeout(GLANCE, self.stored(source)).await {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return Ok(false),
+        }
+        match self.take_stored(load, source).await {
+            Ok(true) => self.0.keeper.link(load.flight()).await.map(|()| true),
+            Ok(false) => Ok(false),
+            Err(error) => {
+                tracing::warn!(%error, "stored blob not read, asking the upstream");
+                Ok(false)
+            }
+        }
     }
 
     async fn take_stored(&self, load: &mut Load, source: &Source) -> Result<bool, FlightError> {

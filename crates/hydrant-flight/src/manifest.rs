@@ -4,10 +4,11 @@
 use crate::{
     error::{FlightError, is_of_the_upstream},
     flights::Flights,
+    question::Question,
     turn::LEASE,
 };
 use bytes::Bytes;
-use hydrant_bus::{Claimed, Entry, Held, SharedState};
+use hydrant_bus::{Claimed, Entry, SharedState};
 use hydrant_proto::{
     Digest, ManifestRecord, MediaType, Reference, RepositoryName, codec, subject::StateKey,
 };
@@ -91,40 +92,67 @@ impl Flights {
         let key = source.key();
         let mut waited = false;
         loop {
-            let asked = codec::encode(&ManifestRecord::Asked).into();
-            let entry = match self.0.turns.in_time(state.hold(&key, asked, LEASE)).await {
-                Some(Ok(Claimed::Mine(held))) => return self.fetch_for_all(source, held).await,
-                Some(Ok(Claimed::Taken(entry))) => entry,
-                Some(Err(_)) | None => return Ok(source.fetch().await?),
+            let entry = match self.claim(state, &key, None).await {
+                Some(Claimed::Mine(question)) => {
+                    return self.fetch_for_all(source, question).await;
+                }
+                Some(Claimed::Taken(entry)) => entry,
+                None => return Ok(source.fetch().await?),
             };
             match self.word(&entry, source).await {
-                Word::Asking => waited = wait(state, &key, &entry).await,
+                Word::Asking if !self.0.questions.is_stray(state, &key, &entry) => {
+                    waited = self.wait(state, &key, &entry).await;
+                }
                 Word::Brought(found) if waited || found.is_within(source.remember) => {
                     return Ok(found);
                 }
                 Word::Failed(error) if waited => return Err(error),
                 Word::Unclear => return Ok(source.fetch().await?),
-                Word::Brought(_) | Word::Failed(_) => {
-                    match self.instead_of(state, &key, entry).await {
-                        Some(held) => return self.fetch_for_all(source, held).await,
-                        None => waited = false,
+                Word::Asking | Word::Brought(_) | Word::Failed(_) => {
+                    match self.claim(state, &key, Some(entry)).await {
+                        Some(Claimed::Mine(question)) => {
+                            return self.fetch_for_all(source, question).await;
+                        }
+                        Some(Claimed::Taken(_)) | None => waited = false,
                     }
                 }
             }
         }
     }
 
-    /// Claims the key of an answer that is too old.
-    async fn instead_of(&self, state: &SharedState, key: &StateKey, old: Entry) -> Option<Held> {
+    /// Claims the key, in place of `former` where that is given; `None` when the bus does not say
+    /// in time whose it is.
+    async fn claim(
+        &self,
+        state: &SharedState,
+        key: &StateKey,
+        former: Option<Entry>,
+    ) -> Option<Claimed<Question>> {
         let asked = codec::encode(&ManifestRecord::Asked).into();
-        let held = self.0.turns.in_time(state.hold_over(key, asked, old.revision, LEASE)).await;
-        held.and_then(Result::ok)
+        let claim = self.0.questions.claim(state, key.clone(), asked, former, LEASE);
+        self.0.turns.in_time(self.0.tasks.spawn(claim)).await?.ok()?.ok()
+    }
+
+    /// Waits until the entry is another one, or gone, or nobody works on it. True, since then it was
+    /// waited for.
+    async fn wait(&self, state: &SharedState, key: &StateKey, entry: &Entry) -> bool {
+        let mut pause = FIRST_PAUSE;
+        while !self.0.questions.is_stray(state, key, entry) {
+            sleep(pause).await;
+            match state.get(key).await {
+                Ok(Some(now)) if is_same(&now, entry) => {}
+                // Without a bus the next claim says what to do.
+                Ok(_) | Err(_) => return true,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        true
     }
 
     async fn fetch_for_all(
         &self,
         source: &ManifestSource,
-        held: Held,
+        question: Question,
     ) -> Result<Sourced, FlightError> {
         let fetched = source.fetch().await;
         let left = match &fetched {
@@ -137,7 +165,7 @@ impl Flights {
             let flights = self.clone();
             let manifest = fetched.as_ref().ok().map(|found| found.manifest.clone());
             self.0.tasks.spawn(async move {
-                flights.leave_for_others(held, record, manifest, kept_for).await
+                flights.leave_for_others(question, record, manifest, kept_for).await
             });
         }
         Ok(fetched?)
@@ -146,7 +174,7 @@ impl Flights {
     /// Off the path of the answer. What cannot be left is asked for again.
     async fn leave_for_others(
         &self,
-        held: Held,
+        question: Question,
         record: ManifestRecord,
         manifest: Option<FetchedManifest>,
         kept_for: Duration,
@@ -157,7 +185,7 @@ impl Flights {
                 return;
             }
         }
-        if let Err(error) = held.bequeath(codec::encode(&record).into(), kept_for).await {
+        if let Err(error) = question.answer(codec::encode(&record).into(), kept_for).await {
             tracing::debug!(%error, "manifest not left for others");
         }
     }
@@ -214,20 +242,6 @@ fn failed(error: &UpstreamError) -> ManifestRecord {
         class: error.class(),
         reason: error.to_string(),
         retry_after_seconds: error.retry_after().map(|pause| pause.as_secs()),
-    }
-}
-
-/// Waits until the entry is another one, or gone. True, since then it was waited for.
-async fn wait(state: &SharedState, key: &StateKey, entry: &Entry) -> bool {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        sleep(pause).await;
-        match state.get(key).await {
-            Ok(Some(now)) if is_same(&now, entry) => {}
-            // Without a bus the next claim says what to do.
-            Ok(_) | Err(_) => return true,
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use hydrant_proto::{Digest, Hasher};
 use hydrant_telemetry::metrics::{FlightPart, metrics};
+use hydrant_upstream::Priority;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -53,7 +54,10 @@ impl Flights {
         if !is_granted {
             return None;
         }
-        let read = self.0.peers.read(&leader, digest, 0, None);
+        if !self.0.peers.is_worth_asking(&leader, digest).await {
+            return None;
+        }
+        let read = self.0.peers.read(&leader, digest, 0, None, Priority::Interactive);
         match timeout(ANSWERS_WITHIN, read).await.ok()? {
             Answer::Here(Along { size, body }) => Some(Along { size, body: body.within(IDLE) }),
             Answer::Gone | Answer::Failed(_) | Answer::Unreachable(_) => None,

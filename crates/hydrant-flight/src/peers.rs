@@ -3,13 +3,19 @@
 //! Their addresses come from the bus and are IP addresses with a port; no name is resolved, no
 //! redirect followed, and nothing is sent along but the key of that one flight.
 
-use crate::{error::FlightError, load::Body, turn::Leader};
+use crate::{
+    error::FlightError,
+    load::Body,
+    reach::{Reach, Way},
+    turn::Leader,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_proto::{Digest, FailureClass, FlightRecord};
+use hydrant_upstream::Priority;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Longest wait for a connection within a cluster.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -18,6 +24,9 @@ const MAX_REPORT: usize = 16 * 1024;
 
 /// Tells what a follower has itself: see [`Offer`].
 pub(crate) const OFFER: &str = "x-hydrant-offer";
+
+/// Tells that a client waits for the flight.
+pub(crate) const URGENT: &str = "x-hydrant-urgent";
 
 /// Tells up to which byte a flight can be read.
 pub(crate) const READABLE: &str = "x-hydrant-readable";
@@ -86,7 +95,10 @@ pub(crate) struct Along {
 }
 
 #[derive(Debug)]
-pub(crate) struct Peers(Client);
+pub(crate) struct Peers {
+    client: Client,
+    reach: Reach,
+}
 
 impl Peers {
     /// Fails only where no client can be built at all.
@@ -97,7 +109,7 @@ impl Peers {
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .http1_only();
-        Ok(Self(client.build()?))
+        Ok(Self { client: client.build()?, reach: Reach::default() })
     }
 
     /// The bytes from `from` on, as they arrive at the leader, who is told what we have ourselves.
@@ -108,15 +120,19 @@ impl Peers {
         digest: &Digest,
         from: u64,
         offer: Option<Offer>,
+        priority: Priority,
     ) -> Answer<Along> {
-        let Some(mut ask) = self.ask(&leader.record, &format!("flights/{digest}")) else {
+        let Some((peer, mut ask)) = self.ask(&leader.record, &format!("flights/{digest}")) else {
             return Answer::Unreachable(format!("{:?} is no address", leader.record.peer));
         };
         if let Some(offer) = offer {
             ask = ask.header(OFFER, offer.to_string());
         }
+        if priority == Priority::Interactive {
+            ask = ask.header(URGENT, "1");
+        }
         let ask = ask.header(header::RANGE, format!("bytes={from}-"));
-        answer(ask).await.and_then(|response| along(response, from))
+        self.answer(peer, ask).await.and_then(|response| along(response, from))
     }
 
     /// The bytes from `from` up to what was offered. They are there already: who sends nothing for
@@ -128,21 +144,28 @@ impl Peers {
         from: u64,
         patience: Duration,
     ) -> Answer<Along> {
-        let ask = self.0.get(format!("http://{}/flights/{digest}", offer.address));
+        let ask = self.client.get(format!("http://{}/flights/{digest}", offer.address));
         let range = format!("bytes={from}-{}", offer.upto.saturating_sub(1));
         let ask = ask.bearer_auth(&offer.key).header(header::RANGE, range);
-        let along = within(patience, ask).await.and_then(|response| along(response, from));
+        let answer = self.within(patience, offer.address, ask).await;
+        let along = answer.and_then(|response| along(response, from));
         along.and_then(|Along { size, body }| {
             Answer::Here(Along { size, body: body.within(patience) })
         })
     }
 
+    /// Tells the leader that a client waits.
+    pub async fn urge(&self, leader: &Leader, digest: &Digest) -> Answer<()> {
+        let path = format!("flights/{digest}/progress");
+        let Some((peer, ask)) = self.ask(&leader.record, &path) else { return Answer::Gone };
+        self.within(PROMPT, peer, ask.header(URGENT, "1")).await.and_then(|_| Answer::Here(()))
+    }
+
     /// How many bytes there are to be read, from a leader that answers at once.
     pub async fn readable(&self, leader: &Leader, digest: &Digest) -> Answer<u64> {
-        let Some(ask) = self.ask(&leader.record, &format!("flights/{digest}/progress")) else {
-            return Answer::Gone;
-        };
-        within(PROMPT, ask).await.and_then(|response| {
+        let path = format!("flights/{digest}/progress");
+        let Some((peer, ask)) = self.ask(&leader.record, &path) else { return Answer::Gone };
+        self.within(PROMPT, peer, ask).await.and_then(|response| {
             let told = response.headers().get(READABLE).and_then(|value| value.to_str().ok());
             match told.and_then(|told| told.parse().ok()) {
                 Some(readable) => Answer::Here(readable),
@@ -153,21 +176,58 @@ impl Peers {
 
     /// Waits until the leader has stored the blob.
     pub async fn stored(&self, leader: &Leader, digest: &Digest) -> Answer<()> {
-        let Some(ask) = self.ask(&leader.record, &format!("flights/{digest}/stored")) else {
-            return Answer::Gone;
-        };
-        answer(ask).await.and_then(|_| Answer::Here(()))
+        let path = format!("flights/{digest}/stored");
+        let Some((peer, ask)) = self.ask(&leader.record, &path) else { return Answer::Gone };
+        self.answer(peer, ask).await.and_then(|_| Answer::Here(()))
     }
 
-    fn ask(&self, record: &FlightRecord, path: &str) -> Option<RequestBuilder> {
+    /// Whether it is worth the time to read from the leader: it could be reached the last time, or
+    /// can again.
+    pub async fn is_worth_asking(&self, leader: &Leader, digest: &Digest) -> bool {
+        let Ok(peer) = leader.record.peer.parse() else { return true };
+        match self.reach.way(peer, Instant::now()) {
+            Way::Open => true,
+            Way::Closed => false,
+            Way::Doubtful => match self.readable(leader, digest).await {
+                Answer::Here(_) | Answer::Gone | Answer::Failed(_) => true,
+                Answer::Unreachable(_) => {
+                    self.reach.lost(peer, Instant::now());
+                    false
+                }
+            },
+        }
+    }
+
+    /// The leader could not be reached for so long that others need not try; whether that is news.
+    pub fn give_up(&self, leader: &Leader) -> bool {
+        let Ok(peer) = leader.record.peer.parse() else { return true };
+        self.reach.lost(peer, Instant::now()) == Way::Open
+    }
+
+    fn ask(&self, record: &FlightRecord, path: &str) -> Option<(SocketAddr, RequestBuilder)> {
         let address: SocketAddr = record.peer.parse().ok()?;
-        Some(self.0.get(format!("http://{address}/{path}")).bearer_auth(&record.key))
+        let ask = self.client.get(format!("http://{address}/{path}")).bearer_auth(&record.key);
+        Some((address, ask))
     }
-}
 
-async fn within(patience: Duration, ask: RequestBuilder) -> Answer<Response> {
-    let late = |_| Answer::Unreachable("it does not answer".to_owned());
-    timeout(patience, answer(ask)).await.unwrap_or_else(late)
+    /// At most `patience`, for what is at hand.
+    async fn within(
+        &self,
+        patience: Duration,
+        peer: SocketAddr,
+        ask: RequestBuilder,
+    ) -> Answer<Response> {
+        let late = |_| Answer::Unreachable("it does not answer".to_owned());
+        timeout(patience, self.answer(peer, ask)).await.unwrap_or_else(late)
+    }
+
+    async fn answer(&self, peer: SocketAddr, ask: RequestBuilder) -> Answer<Response> {
+        let answer = answer(ask).await;
+        if !matches!(answer, Answer::Unreachable(_)) {
+            self.reach.found(peer);
+        }
+        answer
+    }
 }
 
 impl Body {

@@ -6,7 +6,7 @@ use crate::{
     flight::{Flight, Opened},
     flights::Flights,
     insurance::Follower,
-    peers::{OFFER, Offer, READABLE, Report},
+    peers::{OFFER, Offer, READABLE, Report, URGENT},
 };
 use axum::{
     Json, Router,
@@ -85,7 +85,11 @@ fn find(flights: &Flights, digest: &str, asked: &HeaderMap) -> Result<Flight, Re
     let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     let is_opened = |flight: &Flight| shown.as_bytes().ct_eq(flight.key().as_bytes()).into();
     let mut found = [flights.get(&digest), flights.landed(&digest)].into_iter().flatten();
-    found.find(is_opened).ok_or(Refusal::Unknown)
+    let flight = found.find(is_opened).ok_or(Refusal::Unknown)?;
+    if asked.contains_key(URGENT) {
+        flight.urge();
+    }
+    Ok(flight)
 }
 
 /// The first byte that is asked for, and the one after the last.

@@ -40,6 +40,14 @@ pub(crate) enum Turn {
     Look(Leader),
 }
 
+/// What a leader hears of its lease.
+pub(crate) enum News {
+    /// It has it, after a time without.
+    Seated,
+    /// Another process leads, or has finished.
+    Deposed(Turn),
+}
+
 /// The process that leads a flight, or has led it to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
@@ -249,16 +257,19 @@ impl Tenure {
     }
 
     /// Keeps the lease, tells of new grants, and asks for it again where it was lost. Returns when
-    /// another process leads, or has finished.
-    pub async fn deposed(&mut self) -> Turn {
+    /// that changes something.
+    pub async fn news(&mut self) -> News {
         let Self::Seated(standing) = self else { return std::future::pending().await };
         loop {
             standing.keep().await;
             standing.held = None;
             match standing.seat.claim().await {
-                Ok(Claimed::Mine(held)) => standing.held = Some(held),
+                Ok(Claimed::Mine(held)) => {
+                    standing.held = Some(held);
+                    return News::Seated;
+                }
                 Ok(Claimed::Taken(entry)) => match standing.seat.other(entry) {
-                    Some(turn) => return turn,
+                    Some(turn) => return News::Deposed(turn),
                     None => sleep(AGAIN).await,
                 },
                 Err(_) => sleep(AGAIN).await,

@@ -42,7 +42,7 @@ impl Lab {
             upstream_repository: name("app"),
             digest: self.layer.digest.clone(),
             size: None,
-            priority: Priority::Interactive,
+            urgency: Priority::Interactive.into(),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
     guard::Guard,
     pace::Pace as Caps,
     permits::{Permit, Priority},
+    urgency::Urgency,
     wire,
 };
 use bytes::Bytes;
@@ -151,10 +152,10 @@ impl BlobBody {
         };
         let source = Source {
             response: reply.response,
-            _permit: reply.permit,
+            permit: reply.permit,
             guard: exchange.guard.clone(),
             caps: exchange.pace.clone(),
-            priority: ask.priority,
+            urgency: ask.urgency.clone(),
             pace: Pace::new(idle),
             tally: Tally { upstream: upstream.clone(), bytes: 0 },
             upstream,
@@ -195,10 +196,10 @@ impl fmt::Debug for BodyStream {
 /// A body being read, with all that has to live as long as it.
 struct Source {
     response: Response,
-    _permit: Permit,
+    permit: Permit,
     guard: Guard,
     caps: Arc<Caps>,
-    priority: Priority,
+    urgency: Urgency,
     pace: Pace,
     tally: Tally,
     upstream: String,
@@ -216,7 +217,10 @@ impl Source {
         };
         self.tally.add(chunk.len() as u64);
         let waited = asked.elapsed();
-        self.caps.read(chunk.len(), self.priority, self.guard.sharers()).await;
+        if self.urgency.now() == Priority::Interactive {
+            self.permit.raise();
+        }
+        self.caps.read(chunk.len(), &self.urgency, self.guard.sharers()).await;
         match self.pace.keeps_up(waited, chunk.len() as u64) {
             true => Ok(Some(chunk)),
             false => Err(self.broke("crawls".to_owned())),

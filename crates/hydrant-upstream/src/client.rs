@@ -17,6 +17,7 @@ use crate::{
     secret::SecretSource,
     strangers::{Named, Wanted},
     upstreams::Options,
+    urgency::Urgency,
     wire::Wire,
 };
 use bytes::Bytes;
@@ -96,6 +97,11 @@ impl Client {
         self.exchange.concurrency()
     }
 
+    /// Calls that wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.exchange.permits.waiting()
+    }
+
     /// All that protects the upstream.
     pub fn guard(&self) -> &Guard {
         &self.exchange.guard
@@ -149,9 +155,10 @@ impl Client {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        priority: Priority,
+        urgency: impl Into<Urgency>,
     ) -> Result<Option<u64>, UpstreamError> {
-        let mut ask = self.blob_ask(repository, digest, priority);
+        let urgency = urgency.into();
+        let mut ask = self.blob_ask(repository, digest, urgency.clone());
         (ask.kind, ask.method) = (RequestKind::BlobHead, Method::HEAD);
         let reply = match self.call(blob_named(repository, digest), &ask).await {
             Ok(reply) => reply,
@@ -162,7 +169,7 @@ impl Client {
         drop(reply); // The next request needs the slot.
         match size {
             Some(size) => Ok(Some(size)),
-            None => self.size_by_first_byte(repository, digest, priority).await.map(Some),
+            None => self.size_by_first_byte(repository, digest, urgency).await.map(Some),
         }
     }
 
@@ -170,10 +177,10 @@ impl Client {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        priority: Priority,
+        urgency: Urgency,
     ) -> Result<u64, UpstreamError> {
         let first = Part { from: 0, until: Some(1), of: None };
-        let size = match self.blob(repository, digest, first, priority).await {
+        let size = match self.blob(repository, digest, first, urgency).await {
             Ok(body) => body.size,
             Err(UpstreamError::RangeNotHonoured { .. }) => None,
             Err(error) => return Err(error),
@@ -192,10 +199,10 @@ impl Client {
         repository: &RepositoryName,
         digest: &Digest,
         part: impl Into<Part>,
-        priority: Priority,
+        urgency: impl Into<Urgency>,
     ) -> Result<BlobBody, UpstreamError> {
         let part = part.into();
-        let mut ask = self.blob_ask(repository, digest, priority);
+        let mut ask = self.blob_ask(repository, digest, urgency.into());
         if let Some(range) = part.range() {
             ask.headers.insert(RANGE, range);
         }
@@ -279,7 +286,7 @@ impl Client {
 
     /// Makes a call for something that may not be there.
     async fn call(&self, named: Named, ask: &Ask) -> Result<Reply, UpstreamError> {
-        self.worth_asking(&named, ask.priority).await?;
+        self.worth_asking(&named, ask.urgency.now()).await?;
         let reply = self.exchange.call(ask).await;
         self.remember(named, reply).await.map_err(|failure| failure.error)
     }
@@ -348,8 +355,8 @@ impl Client {
         ask
     }
 
-    fn blob_ask(&self, repository: &RepositoryName, digest: &Digest, priority: Priority) -> Ask {
-        let mut ask = self.ask(RequestKind::Blob, repository, &format!("blobs/{digest}"), priority);
+    fn blob_ask(&self, repository: &RepositoryName, digest: &Digest, urgency: Urgency) -> Ask {
+        let mut ask = self.ask(RequestKind::Blob, repository, &format!("blobs/{digest}"), urgency);
         ask.what = format!("blob {digest} of {repository}");
         ask.headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         ask
@@ -360,7 +367,7 @@ impl Client {
         kind: RequestKind,
         repository: &RepositoryName,
         path: &str,
-        priority: Priority,
+        urgency: impl Into<Urgency>,
     ) -> Ask {
         Ask {
             kind,
@@ -369,7 +376,7 @@ impl Client {
             url: v2(&self.upstream().endpoint, &format!("{repository}/{path}")),
             headers: HeaderMap::new(),
             scope: format!("repository:{repository}:pull"),
-            priority,
+            urgency: urgency.into(),
             any_404: false,
             budget: None,
         }

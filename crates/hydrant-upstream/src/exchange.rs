@@ -12,6 +12,7 @@ use crate::{
     pace::Pace,
     permits::{Permit, Permits, Priority, QueueFull},
     quota, retries,
+    urgency::Urgency,
     wire::{Hop, Patience, Wire},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
@@ -54,7 +55,7 @@ pub struct Ask {
     pub headers: HeaderMap,
     /// What a token must allow.
     pub scope: String,
-    pub priority: Priority,
+    pub urgency: Urgency,
     /// Whether a 404 that no registry would write means "not there" all the same.
     pub any_404: bool,
     /// Longest wait for the whole call; without it, `Upstream::timeout` for each answer.
@@ -114,8 +115,8 @@ impl Exchange {
     }
 
     fn within_quota(&self, ask: &Ask) -> Result<(), Failure> {
-        self.guard.quota().admit(ask.kind, ask.priority).map_err(|retry_after| {
-            let detail = match ask.priority {
+        self.guard.quota().admit(ask.kind, ask.urgency.now()).map_err(|retry_after| {
+            let detail = match ask.urgency.now() {
                 Priority::Interactive => "what it allows us is used up",
                 Priority::Background => "what is left of what it allows us is kept for clients",
             };
@@ -124,26 +125,27 @@ impl Exchange {
         })
     }
 
-    /// Background calls wait their turn for as long as it takes; a client does not.
+    /// Background calls wait their turn for as long as it takes; a client does not. A call that
+    /// comes to be a client's gives its place up for one among theirs.
     async fn permits(&self, ask: &Ask, patience: Patience) -> Result<(Permit, Permit), Failure> {
         self.permits.limit_to(self.connections());
-        let turn = async {
-            let permit = self.permits.acquire(ask.priority).await?;
-            let turn = self.turns.acquire(ask.priority).await?;
-            self.pace.call(ask.priority, self.guard.sharers()).await;
-            Ok::<_, QueueFull>((permit, turn))
-        };
-        let got = match (ask.priority, patience.until) {
-            (Priority::Background, None) => Ok(turn.await),
-            (_, until) => {
-                let until = until.unwrap_or_else(|| Instant::now() + patience.each);
-                timeout_at(until, turn).await
+        if ask.urgency.now() == Priority::Background {
+            let turn = self.turn(Priority::Background, ask);
+            tokio::select! {
+                turn = within(patience.until, turn) => return turn.ok_or_else(|| self.too_busy()),
+                () = ask.urgency.raised() => {}
             }
-        };
-        match got {
-            Ok(Ok(permits)) => Ok(permits),
-            Ok(Err(_)) | Err(_) => Err(self.too_busy()),
         }
+        let until = patience.until.unwrap_or_else(|| Instant::now() + patience.each);
+        let turn = self.turn(Priority::Interactive, ask);
+        within(Some(until), turn).await.ok_or_else(|| self.too_busy())
+    }
+
+    async fn turn(&self, priority: Priority, ask: &Ask) -> Result<(Permit, Permit), QueueFull> {
+        let permit = self.permits.acquire(priority).await?;
+        let turn = self.turns.acquire(priority).await?;
+        self.pace.call(&ask.urgency, self.guard.sharers()).await;
+        Ok((permit, turn))
     }
 
     /// How many calls may be under way at once, bodies included.
@@ -254,6 +256,17 @@ impl Exchange {
 
     fn spared(&self, reason: SpareReason) {
         metrics().upstreams.spared(&self.wire.upstream, reason);
+    }
+}
+
+/// What is had by then.
+async fn within<T, E>(
+    until: Option<Instant>,
+    turn: impl Future<Output = Result<T, E>>,
+) -> Option<T> {
+    match until {
+        Some(until) => timeout_at(until, turn).await.ok()?.ok(),
+        None => turn.await.ok(),
     }
 }
 

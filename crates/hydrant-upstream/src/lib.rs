@@ -36,6 +36,7 @@ mod secret;
 mod strangers;
 mod token;
 mod upstreams;
+mod urgency;
 mod wire;
 
 pub use blob::{BlobBody, BodyStream, Part};
@@ -51,3 +52,4 @@ pub use permits::Priority;
 pub use quota::Standing as QuotaStanding;
 pub use secret::SecretSource;
 pub use upstreams::{Options, Upstreams};
+pub use urgency::Urgency;

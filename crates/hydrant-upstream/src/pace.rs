@@ -1,7 +1,7 @@
 //! How fast an upstream may be asked and read by the caps of the configuration: this process's
 //! share of them. Clients go first: while one waits, background work does.
 
-use crate::permits::Priority;
+use crate::{permits::Priority, urgency::Urgency};
 use hydrant_rules::Caps;
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -27,16 +27,16 @@ impl Pace {
     }
 
     /// Waits until a call may begin. `sharers` processes share the cap.
-    pub async fn call(&self, priority: Priority, sharers: usize) {
+    pub async fn call(&self, urgency: &Urgency, sharers: usize) {
         if let Some(requests) = &self.requests {
-            requests.take(1.0, priority, sharers).await;
+            requests.take(1.0, urgency, sharers).await;
         }
     }
 
     /// Waits as long as these bytes, which have been read, take by the cap.
-    pub async fn read(&self, bytes: usize, priority: Priority, sharers: usize) {
+    pub async fn read(&self, bytes: usize, urgency: &Urgency, sharers: usize) {
         if let Some(meter) = &self.bytes {
-            meter.take(bytes as f64, priority, sharers).await;
+            meter.take(bytes as f64, urgency, sharers).await;
         }
     }
 }
@@ -67,11 +67,18 @@ impl Meter {
         Self { rate, state: Mutex::new(Level { level: 1.0, at: now, waiting: 0 }) }
     }
 
-    async fn take(&self, amount: f64, priority: Priority, sharers: usize) {
+    async fn take(&self, amount: f64, urgency: &Urgency, sharers: usize) {
         let rate = self.rate / sharers.max(1) as f64;
-        let _in_line = (priority == Priority::Interactive).then(|| Waiting::join(self));
-        while let Some(nap) = self.try_take(amount, priority, rate, Instant::now()) {
-            sleep(nap).await;
+        let mut in_line = None;
+        loop {
+            let priority = urgency.now();
+            if priority == Priority::Interactive {
+                in_line.get_or_insert_with(|| Waiting::join(self));
+            }
+            match self.try_take(amount, priority, rate, Instant::now()) {
+                Some(nap) => sleep(nap).await,
+                None => return,
+            }
         }
     }
 
@@ -140,13 +147,13 @@ mod tests {
         for (sharers, seconds) in [(1, 10), (5, 50)] {
             let (pace, began) = (caps(20, 4), Instant::now());
             for _ in 0..200 {
-                pace.call(Interactive, sharers).await;
+                pace.call(&Interactive.into(), sharers).await;
             }
             let took = began.elapsed().as_secs();
             assert!((seconds - 1..=seconds + 1).contains(&took), "{sharers}: {took}s");
             let began = Instant::now();
             for _ in 0..160 {
-                pace.read(MIB / 4, Background, sharers).await;
+                pace.read(MIB / 4, &Background.into(), sharers).await;
             }
             let took = began.elapsed().as_secs();
             assert!((seconds - 1..=seconds + 1).contains(&took), "{sharers}: {took}s for bytes");
@@ -156,11 +163,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn background_waits_while_clients_do() {
         let pace = Arc::new(caps(1_000, 1));
-        let reader = |priority| {
+        let reader = |priority: Priority| {
+            let urgency = Urgency::from(priority);
             let pace = pace.clone();
             tokio::spawn(async move {
                 for _ in 0..20 {
-                    pace.read(MIB / 4, priority, 1).await;
+                    pace.read(MIB / 4, &urgency, 1).await;
                 }
                 Instant::now()
             })
@@ -174,8 +182,8 @@ mod tests {
     async fn without_a_cap_nobody_waits() {
         let (pace, began) = (Pace::new(None), Instant::now());
         for _ in 0..1_000 {
-            pace.call(Background, 9).await;
-            pace.read(MIB, Background, 9).await;
+            pace.call(&Background.into(), 9).await;
+            pace.read(MIB, &Background.into(), 9).await;
         }
         assert!(began.elapsed().is_zero());
     }

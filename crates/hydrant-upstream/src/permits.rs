@@ -72,6 +72,13 @@ impl Permits {
         }
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        let slots = self.slots();
+        let waiting = slots.interactive.iter().chain(&slots.background);
+        waiting.filter(|turn| !turn.is_closed()).count()
+    }
+
     /// Waits for a slot. Dropping the future gives up the place in the queue.
     pub async fn acquire(self: &Arc<Self>, priority: Priority) -> Result<Permit, QueueFull> {
         let turn = {
@@ -152,6 +159,19 @@ impl Slots {
     }
 }
 
+impl Permit {
+    /// From now on a client's: the slot no longer counts against those of background work.
+    pub fn raise(&mut self) {
+        let Some(permits) = self.permits.as_ref().filter(|_| self.priority == Priority::Background)
+        else {
+            return;
+        };
+        permits.slots().used_by_background -= 1;
+        self.priority = Priority::Interactive;
+        permits.hand_out();
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(permits) = self.permits.take() {
@@ -187,6 +207,25 @@ mod tests {
         assert!(now(waiting).is_some());
         drop(client);
         assert_eq!(permits.slots().used, 0);
+    }
+
+    #[test]
+    fn a_slot_that_comes_to_be_a_clients_leaves_its_place_to_background() {
+        let permits = Permits::new(4);
+        let mut held: Vec<_> =
+            (0..3).map(|_| now(permits.acquire(Priority::Background)).unwrap().unwrap()).collect();
+        let mut waiting = Box::pin(permits.acquire(Priority::Background));
+        assert!(now(waiting.as_mut()).is_none());
+        held[0].raise();
+        held[0].raise();
+        let fourth = now(waiting).unwrap().unwrap();
+        let counts = || {
+            let slots = permits.slots();
+            (slots.used, slots.used_by_background)
+        };
+        assert_eq!(counts(), (4, 3));
+        drop((held, fourth));
+        assert_eq!(counts(), (0, 0));
     }
 
     #[test]

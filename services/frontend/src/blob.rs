@@ -377,7 +377,7 @@ impl Blobs {
             upstream_repository: place.route.upstream_repository.clone(),
             digest: digest.clone(),
             size: self.family.size(&spot).or_else(|| self.memory.entitled.get(&spot)),
-            priority: Priority::Interactive,
+            urgency: Priority::Interactive.into(),
         }
     }
 
@@ -393,6 +393,7 @@ impl Blobs {
 
     /// Waits until a status line can be sent.
     async fn opened(&self, flight: Flight, outcome: PullOutcome) -> Result<Whereabouts, Failure> {
+        flight.urge();
         match flight.opened().await? {
             Opened::Stored { size } => Ok(Whereabouts::Stored { size }),
             Opened::Flying { size } => Ok(Whereabouts::Flying { flight, size, outcome }),

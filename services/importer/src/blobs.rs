@@ -134,7 +134,7 @@ impl Blobs<'_> {
             upstream_repository: self.route.upstream_repository.clone(),
             digest: blob.digest.clone(),
             size: Some(blob.size),
-            priority: self.priority,
+            urgency: self.priority.into(),
         }
     }
 

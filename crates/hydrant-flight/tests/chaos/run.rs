@@ -280,7 +280,7 @@ impl Place {
             upstream_repository: name("app"),
             digest: blob.digest.clone(),
             size: blob.described.then(|| blob.content.length()),
-            priority: Priority::Interactive,
+            urgency: Priority::Interactive.into(),
         }
     }
 }

@@ -5,7 +5,10 @@
 // A test reports what went wrong by panicking.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../lab/mod.rs"]
 mod lab;
+mod turns;
+mod urgency;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -41,13 +44,25 @@ impl Lab {
     }
 
     async fn member_on(&self, store: Store) -> Member {
+        self.member_with(store, "").await
+    }
+
+    /// `settings` of its upstream.
+    async fn member_with(&self, store: Store, settings: &str) -> Member {
         let spool = tempfile::tempdir().unwrap();
         Member {
             joined: lab::Member::join(&self.nats, store, spool.path().into()).await,
-            client: lab::client(&self.upstream, ""),
+            client: lab::client(&self.upstream, settings),
             digest: self.layer.digest.clone(),
             _spool: spool,
         }
+    }
+
+    /// One more blob at the upstream.
+    fn another(&self, seed: u64, size: u64) -> Blob {
+        let image = ImageBuilder::new(seed).layers(&[size]).build();
+        self.upstream.insert(&image, "app", &seed.to_string());
+        image.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone()
     }
 
     fn reads(&self) -> usize {
@@ -87,7 +102,7 @@ impl Member {
             upstream_repository: name("app"),
             digest: self.digest.clone(),
             size: None,
-            priority: Priority::Interactive,
+            urgency: Priority::Interactive.into(),
         }
     }
 
@@ -97,6 +112,13 @@ impl Member {
             Some(flight) => flight,
             None => self.flights.get(&self.digest).unwrap(),
         }
+    }
+
+    /// Takes the bus away from this member.
+    async fn without_bus(&self) {
+        self.to_nats.flow(Flow::Refuse);
+        self.to_nats.cut();
+        self.bus.connected().wait_for(|up| !up).await.unwrap();
     }
 
     /// Begins, and waits until this member leads.
