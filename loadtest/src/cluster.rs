@@ -173,6 +173,12 @@ impl Cluster {
         self.frontends.iter().map(source).collect()
     }
 
+    /// Ends all processes and leaves the directory: removing thousands of small files makes the next
+    /// ones of the file system slow for minutes (see [`crate::stage::Stage::keep`]).
+    pub fn end(self) -> TempDir {
+        self.directory
+    }
+
     pub fn api(&self) -> &Api {
         &self.api
     }
@@ -281,6 +287,11 @@ impl Api {
             client: Client::new(),
             prefix: prefix.unwrap_or(PREFIX).to_owned(),
         }
+    }
+
+    /// The same for what lies behind another rule.
+    pub fn behind(&self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self.clone() }
     }
 
     /// Asks for an image of [`crate::upstream::PLATFORM`] to be made local; `name` as the upstream has it.

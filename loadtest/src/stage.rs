@@ -25,6 +25,7 @@ use std::{
     },
     time::{Duration, SystemTime},
 };
+use tempfile::TempDir;
 use tokio::{
     process::Command,
     time::{Instant, timeout},
@@ -43,6 +44,7 @@ pub struct Stage {
     /// No round begins that would not end before this.
     pub deadline: Instant,
     s3: Option<Arc<SeaweedFs>>,
+    attic: Vec<TempDir>,
     next_seed: AtomicU64,
 }
 
@@ -60,7 +62,16 @@ impl Stage {
         // Seeds that no earlier run used, since a deployment may still hold its images.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let next_seed = AtomicU64::new(now.as_secs() << 20);
-        Ok(Self { options, upstream, section, progress, deadline, s3: None, next_seed })
+        Ok(Self {
+            options,
+            upstream,
+            section,
+            progress,
+            deadline,
+            s3: None,
+            attic: Vec::new(),
+            next_seed,
+        })
     }
 
     pub fn effort(&self) -> Effort {
@@ -70,6 +81,12 @@ impl Stage {
     /// A number that was never given before.
     pub fn new_seed(&self) -> u64 {
         self.next_seed.fetch_add(1, Relaxed)
+    }
+
+    /// Keeps what a trial leaves until the scenario ends: a file system that has just removed
+    /// thousands of files is slow to make new ones, and the next trial would pay for it.
+    pub fn keep(&mut self, directory: TempDir) {
+        self.attic.push(directory);
     }
 
     /// The S3 server of this scenario, started when it is first needed.
@@ -123,7 +140,7 @@ impl Stage {
         self.upstream.insert(&single.collect::<Vec<_>>()).await
     }
 
-    fn specs(&self, count: usize, layers: &[u64]) -> Vec<ImageSpec> {
+    pub fn specs(&self, count: usize, layers: &[u64]) -> Vec<ImageSpec> {
         let spec = |_| {
             let seed = self.new_seed();
             ImageSpec {

@@ -7,9 +7,10 @@ use crate::{
     topology,
 };
 use async_nats::{
-    Client,
-    jetstream::{Context, ContextBuilder},
+    Client, Request,
+    jetstream::{AckKind, Context, ContextBuilder, Message},
 };
+use bytes::Bytes;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -122,6 +123,26 @@ impl Bus {
             LinkState { up: true, barred: false, .. } => Ok(()),
             LinkState { problem, .. } => Err(BusError::Disconnected(problem.unwrap_or_default())),
         }
+    }
+
+    /// Settles a message and waits for the server to say so. By the one inbox of the connection: the
+    /// library's own way subscribes and unsubscribes for each.
+    pub(crate) async fn settle(&self, message: &Message, ack: AckKind) -> Result<(), BusError> {
+        const WHAT: &str = "settle a message";
+        let Some(reply) = message.reply.clone() else {
+            let reason = "it is no message of a consumer".to_owned();
+            return Err(BusError::Refused { what: WHAT, reason });
+        };
+        let request = Request::new().payload(ack.into());
+        let settled = self.shared.checks.client.send_request(reply, request).await;
+        settled.map(drop).map_err(|error| BusError::unknown(WHAT, error))
+    }
+
+    /// Sends what may be lost: nobody waits for it to be stored.
+    pub(crate) async fn send(&self, subject: String, payload: Bytes) -> Result<(), BusError> {
+        self.reachable()?;
+        let sent = self.shared.checks.client.publish(subject, payload).await;
+        sent.map_err(|error| BusError::unknown("send a message", error))
     }
 
     pub(crate) fn jetstream(&self) -> &Context {

@@ -1,21 +1,22 @@
-//! The one consume loop: pulls exactly as many messages as there are free slots, hands each to a
-//! handler, and alone settles them.
+//! The one consume loop: pulls as many messages as there are free slots, hands each to a handler, and
+//! alone settles them. An empty queue costs it one request of ten seconds for each lane.
 
 use crate::{
     Bus, BusError, Consumed, Received, Rejected, Verdict,
     settle::{Settler, Unsettled},
-    source::Source,
+    source::{Pull, Source},
 };
 use async_nats::jetstream::{Message as Delivered, consumer::DeliverPolicy};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use hydrant_proto::{Event, HydrationRequested, Lane, subject};
 use jiff::Timestamp;
 use std::{fmt::Display, future::Future, marker::PhantomData, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long the first lane is waited on before the others are looked at again; also how long a
-/// stop or a pause can go unnoticed.
-const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// How long an empty lane is listened to in one request. Nothing waits for its end: only a consumer
+/// that vanished without a word goes unnoticed so long.
+const LISTEN: Duration = Duration::from_secs(10);
 /// Pause after the bus failed, unless the connection changes first.
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 
@@ -104,7 +105,7 @@ pub struct ConsumeOptions {
 /// `reject` writes a dead letter for a message that cannot be handled. When it fails the message
 /// is given back, so that no message is lost without one.
 pub async fn consume<M, H, F, R, G, E>(
-    mut consumer: Consumer<M>,
+    consumer: Consumer<M>,
     options: ConsumeOptions,
     handle: H,
     reject: R,
@@ -118,96 +119,161 @@ pub async fn consume<M, H, F, R, G, E>(
 {
     let ConsumeOptions { slots, mut paused, shutdown, drain } = options;
     let Some(bus) = consumer.lanes.first().map(|lane| lane.bus().clone()) else { return };
+    let mut ears: Vec<_> = consumer.lanes.into_iter().map(Ear::new).collect();
     let settler = Arc::new(Settler::new(consumer.owner, &bus, handle, reject));
     let mut work = JoinSet::new();
-    while let Some(free) = next_turn(&mut work, slots, &mut paused, &shutdown).await {
-        let take = |message| {
+    let slots = slots.max(1);
+    let take = |work: &mut JoinSet<()>, message, wanted| {
+        work.spawn(Arc::clone(&settler).take(message, wanted));
+    };
+    while !shutdown.is_cancelled() {
+        reap(&mut work);
+        let free = if *paused.borrow() { 0 } else { slots.saturating_sub(work.len()) };
+        let filled = fill(&mut ears, free, &settler.unsettled, |message| {
             let wanted = !shutdown.is_cancelled() && !*paused.borrow();
-            work.spawn(Arc::clone(&settler).take(message, wanted));
-        };
-        if let Err(error) = fill(&mut consumer.lanes, free, &settler.unsettled, take).await {
+            take(&mut work, message, wanted);
+        });
+        let mut outcome = filled.await;
+        if outcome.is_ok() {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {}
+                // A gate whose owner is gone stays as it was left.
+                Ok(()) = paused.changed() => {}
+                heard = hear(&mut ears) => {
+                    reap(&mut work);
+                    let wanted = !*paused.borrow() && work.len() < slots;
+                    outcome = heard.map(|heard| {
+                        heard.into_iter().for_each(|message| take(&mut work, message, wanted));
+                    });
+                }
+                Some(_) = work.join_next() => {}
+            }
+        }
+        if let Err(error) = outcome {
             tracing::debug!(owner = settler.owner, %error, "cannot pull, trying again");
             pause(&bus, &shutdown).await;
         }
     }
+    give_back(&mut ears, |message| take(&mut work, message, false));
+    drop(ears);
     drain_handlers(work, &settler.stop, drain).await;
 }
 
-/// Waits until something may be pulled, and says how much; `None` when it is time to stop.
-async fn next_turn(
-    work: &mut JoinSet<()>,
-    slots: usize,
-    paused: &mut watch::Receiver<bool>,
-    shutdown: &CancellationToken,
-) -> Option<usize> {
-    let ready = async {
-        while work.try_join_next().is_some() {}
-        while work.len() >= slots.max(1) {
-            work.join_next().await;
-        }
-        // A gate whose owner is gone stays as it was left.
-        if paused.wait_for(|paused| !paused).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        slots.max(1) - work.len()
-    };
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => None,
-        free = ready => Some(free),
-    }
+fn reap(work: &mut JoinSet<()>) {
+    while work.try_join_next().is_some() {}
 }
 
-/// Fills the free slots: each lane is asked for what the lanes before it left open, and when none
-/// had anything the first is waited on.
-async fn fill(
-    lanes: &mut [Source],
-    free: usize,
-    unsettled: &Unsettled,
-    mut take: impl FnMut(Delivered),
-) -> Result<(), BusError> {
-    let mut open = free;
-    if lanes.len() > 1 {
-        for lane in &mut *lanes {
-            if open > 0 {
-                open -= draw(lane, open, None, unsettled, &mut take).await?;
-            }
-        }
-    }
-    match lanes.first_mut() {
-        Some(first) if open == free => {
-            draw(first, free, Some(IDLE_WAIT), unsettled, &mut take).await?;
-        }
-        Some(_) | None => {}
-    }
-    Ok(())
+/// One lane of a loop, and the request for its next message that stands open while it is empty.
+struct Ear {
+    source: Source,
+    open: Option<Pull>,
+    /// The last request ran out unanswered: the lane is empty, so there is no use in drawing first.
+    is_quiet: bool,
 }
 
-/// Pulls up to `max` messages of one lane, handing on each as it arrives.
-async fn draw(
-    lane: &mut Source,
-    max: usize,
-    wait: Option<Duration>,
-    unsettled: &Unsettled,
-    take: &mut impl FnMut(Delivered),
-) -> Result<usize, BusError> {
-    if let Some(time) = unsettled.resume_at() {
-        lane.begin_at(time);
+impl Ear {
+    fn new(source: Source) -> Self {
+        Self { source, open: None, is_quiet: false }
     }
-    let mut drawn = 0;
-    let outcome = async {
-        let mut pull = lane.pull(max, wait).await?;
+
+    /// Takes up to `max` messages that are there now, handing on each as it arrives.
+    async fn draw(
+        &mut self,
+        max: usize,
+        take: &mut impl FnMut(Delivered),
+    ) -> Result<usize, BusError> {
+        let mut pull = self.source.pull(max, None).await?;
+        let mut drawn = 0;
         while let Some(message) = pull.next().await {
             take(message?);
             drawn += 1;
         }
+        Ok(drawn)
+    }
+
+    async fn listen(&mut self, max: usize) -> Result<(), BusError> {
+        self.open = Some(self.source.pull(max, Some(LISTEN)).await?);
         Ok(())
     }
-    .await;
-    if outcome.is_err() {
-        lane.lost();
+
+    /// The next message of the open request; `None` when that has ended.
+    async fn hear(&mut self) -> Result<Option<Delivered>, BusError> {
+        let Some(open) = &mut self.open else { return std::future::pending().await };
+        let heard = open.next().await;
+        if heard.is_none() {
+            (self.open, self.is_quiet) = (None, true);
+        }
+        heard.transpose()
     }
-    outcome.map(|()| drawn)
+
+    fn lost(&mut self) {
+        (self.open, self.is_quiet) = (None, false);
+        self.source.lost();
+    }
+}
+
+/// Fills the free slots: each lane gives what it has, the urgent first, and one that had too little
+/// is listened to. One lane alone may fill all slots by itself; of several each is listened to for
+/// one message, so that what comes to all at once is at most one too many for each.
+async fn fill(
+    ears: &mut [Ear],
+    mut free: usize,
+    unsettled: &Unsettled,
+    mut take: impl FnMut(Delivered),
+) -> Result<(), BusError> {
+    let several = ears.len() > 1;
+    for ear in ears.iter_mut().filter(|ear| ear.open.is_none()) {
+        if free == 0 {
+            break;
+        }
+        if let Some(time) = unsettled.resume_at() {
+            ear.source.begin_at(time);
+        }
+        let filled = async {
+            if several && !std::mem::take(&mut ear.is_quiet) {
+                free -= ear.draw(free, &mut take).await?;
+            }
+            if free > 0 {
+                ear.listen(if several { 1 } else { free }).await?;
+            }
+            Ok(())
+        };
+        let filled = filled.await;
+        if filled.is_err() {
+            ear.lost();
+            return filled;
+        }
+    }
+    Ok(())
+}
+
+/// The next message of any lane that is listened to; `None` when a request has ended.
+async fn hear(ears: &mut [Ear]) -> Result<Option<Delivered>, BusError> {
+    let open = ears.iter_mut().filter(|ear| ear.open.is_some());
+    let mut hearing: FuturesUnordered<_> = open
+        .map(|ear| async {
+            let heard = ear.hear().await;
+            if heard.is_err() {
+                ear.lost();
+            }
+            heard
+        })
+        .collect();
+    match hearing.next().await {
+        Some(heard) => heard,
+        None => std::future::pending().await,
+    }
+}
+
+/// Gives back what has come in the meantime. What is still on its way comes again to another
+/// process, after `ack_wait`.
+fn give_back(ears: &mut [Ear], mut take: impl FnMut(Delivered)) {
+    for open in ears.iter_mut().filter_map(|ear| ear.open.as_mut()) {
+        while let Some(Some(Ok(message))) = open.next().now_or_never() {
+            take(message);
+        }
+    }
 }
 
 /// Waits a little, or until the connection is new.

@@ -5,23 +5,19 @@ use crate::{
     publish::is_token,
     source::{Source, read_all},
 };
-use async_nats::jetstream::{consumer::DeliverPolicy, message::PublishMessage};
+use async_nats::jetstream::consumer::DeliverPolicy;
 use hydrant_proto::{DeliveryAttempt, codec, subject};
 
 impl Bus {
-    /// Appends to the log of the attempt's webhook.
+    /// Appends to the log of the attempt's webhook, without waiting for it to be stored: the log is
+    /// for looking at.
     pub async fn log_delivery(&self, attempt: &DeliveryAttempt) -> Result<(), BusError> {
         const WHAT: &str = "log a delivery";
         if !is_token(&attempt.webhook) {
             let reason = "the webhook's name is not one word of a subject".to_owned();
             return Err(BusError::Refused { what: WHAT, reason });
         }
-        let message = PublishMessage::build()
-            .payload(codec::encode(attempt).into())
-            .expected_stream(subject::DELIVERIES_STREAM);
-        let subject = subject::deliveries(&attempt.webhook);
-        self.publish(WHAT, subject::DELIVERIES_STREAM, subject, message).await?;
-        Ok(())
+        self.send(subject::deliveries(&attempt.webhook), codec::encode(attempt).into()).await
     }
 
     /// The latest `limit` attempts of a webhook, newest first.

@@ -105,6 +105,11 @@ impl Bucket {
         self.bus.publish("write a value", self.stream, self.subject(key), message).await
     }
 
+    /// Writes like [`Bucket::put`], and does not wait for the answer.
+    pub(crate) async fn send(&self, key: &str, value: Bytes) -> Result<(), BusError> {
+        self.bus.send(self.subject(key), value).await
+    }
+
     /// Writes if the last revision is `expected` (0: there is none), else [`BusError::Conflict`].
     pub(crate) async fn put_if(
         &self,

@@ -1,9 +1,7 @@
 //! One message from delivery to settlement: decode, run the handler under the sender's trace, keep
 //! the server informed, and turn the verdict into an acknowledgement.
 
-use crate::{
-    Bus, Consumed, Received, Rejected, Verdict, headers, link::LinkState, source::published,
-};
+use crate::{Bus, BusError, Consumed, Received, Rejected, Verdict, headers, source::published};
 use async_nats::jetstream::{AckKind, Message as Delivered};
 use futures::FutureExt;
 use hydrant_proto::codec;
@@ -16,10 +14,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval_at, timeout},
-};
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -34,7 +29,7 @@ pub(crate) struct Settler<H, R> {
     /// Cancelled when handlers have to stop at once.
     pub(crate) stop: CancellationToken,
     pub(crate) unsettled: Unsettled,
-    link: watch::Receiver<LinkState>,
+    bus: Bus,
     ack_wait: Duration,
     handle: H,
     reject: R,
@@ -74,7 +69,7 @@ impl<H, R> Settler<H, R> {
             owner,
             stop: CancellationToken::new(),
             unsettled: Unsettled::default(),
-            link: bus.link(),
+            bus: bus.clone(),
             ack_wait: bus.config().ack_wait,
             handle,
             reject,
@@ -206,13 +201,13 @@ impl<H, R> Settler<H, R> {
         if let AckKind::Ack | AckKind::Term = settlement.ack {
             self.unsettled.end(delivered);
         }
-        let mut link = self.link.clone();
+        let mut link = self.bus.link();
         let epoch = link.borrow().epoch;
         // The answer cannot come over another connection: no use in holding the slot for it.
         let broken = link.wait_for(|link| !link.up || link.epoch != epoch);
         let confirmed = tokio::select! {
-            confirmed = delivered.double_ack_with(settlement.ack) => confirmed,
-            _ = broken => Err("the connection broke".into()),
+            confirmed = self.bus.settle(delivered, settlement.ack) => confirmed,
+            _ = broken => Err(BusError::Disconnected("the connection broke".to_owned())),
         };
         if let Err(error) = confirmed {
             tracing::warn!(

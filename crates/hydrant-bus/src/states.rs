@@ -23,6 +23,12 @@ impl JobStates {
         Ok(())
     }
 
+    /// Sends the state without waiting for it to be stored: for progress, of which the next report
+    /// makes good for a lost one.
+    pub async fn tell(&self, state: &JobState) -> Result<(), BusError> {
+        self.bucket.send(state.id().as_str(), codec::encode(state).into()).await
+    }
+
     pub async fn get(&self, id: &JobId) -> Result<Option<JobState>, BusError> {
         let Some(entry) = self.bucket.get(id.as_str()).await? else { return Ok(None) };
         let state = codec::decode(&entry.value);

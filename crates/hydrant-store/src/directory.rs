@@ -1,13 +1,19 @@
 //! The local directory: durable writes, locks between processes, and files a killed process left.
 //!
-//! A blob that was spooled into a file without a name, on the same file system, is not written again:
-//! it is synced and gets its name here, first a staged one like every write.
+//! Every write is staged beside its place as `<name>#<number>`, synced, renamed, and its directory
+//! synced: the parts of large blobs by `object_store`, small objects in `batch.rs`. A blob that was
+//! spooled into a file without a name, on the same file system, is not written again: it is synced and
+//! gets its name here, first a staged one like every write.
 //!
-//! `object_store` stages every write beside its place as `<name>#<number>`, syncs it, renames it
-//! and syncs the directory. Locks are `flock`s on a fixed set of files that are never removed: a
+//! Locks are `flock`s on a fixed set of files that are never removed: a
 //! killed process loses its lock with its file descriptors.
 
-use crate::{error::StoreError, key};
+use crate::{
+    batch::{Batches, Existing},
+    error::StoreError,
+    key,
+};
+use bytes::Bytes;
 use hydrant_proto::Digest;
 use object_store::{local::LocalFileSystem, path::Path};
 use rustix::{
@@ -36,6 +42,7 @@ pub(crate) struct Directory {
     locks: PathBuf,
     /// The file system.
     device: u64,
+    batches: Batches,
 }
 
 /// Whether a file could be given a name here.
@@ -66,7 +73,8 @@ impl Directory {
             .with_fsync(true)
             .with_automatic_cleanup(true);
         let device = fs::metadata(&root)?.dev();
-        Ok((objects, Self { locks: root.join(key::locks()), root, device }))
+        let batches = Batches::start(&root)?;
+        Ok((objects, Self { locks: root.join(key::locks()), root, device, batches }))
     }
 
     /// Whether a file lies on the same file system.
@@ -81,7 +89,7 @@ impl Directory {
         let path = self.root.join(key);
         self.make_parents(&path)?;
         for number in 1.. {
-            let staged = PathBuf::from(format!("{}#{number}", path.display()));
+            let staged = staged(&path, number);
             match link(file, &staged) {
                 Ok(()) => {}
                 // Another write of the same object is under way.
@@ -117,6 +125,23 @@ impl Directory {
     /// Where the object lies.
     pub(crate) fn file(&self, path: &Path) -> PathBuf {
         self.root.join(path.as_ref())
+    }
+
+    /// Writes a small object; it is durable when this returns.
+    pub(crate) async fn write(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        existing: Existing,
+    ) -> object_store::Result<()> {
+        let written = self.batches.write(self.file(path), bytes, existing).await;
+        written.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => {
+                let path = path.to_string();
+                object_store::Error::AlreadyExists { path, source: source.into() }
+            }
+            _ => object_store::Error::Generic { store: "directory", source: source.into() },
+        })
     }
 
     /// Waits for the exclusive right to change the object; released when dropped.
@@ -195,6 +220,13 @@ fn link(file: &File, name: &FilePath) -> Result<(), Errno> {
 
 fn sync_parent(path: &FilePath) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// The file in which a write waits for its name.
+pub(crate) fn staged(file: &FilePath, number: u32) -> PathBuf {
+    let mut staged = file.as_os_str().to_owned();
+    staged.push(format!("#{number}"));
+    staged.into()
 }
 
 /// What vanished meanwhile is no failure.

@@ -141,12 +141,6 @@ fn by_text(key: String, text: &str, cause: Cause) -> StoreError {
     }
 }
 
-/// Whether a write to a directory failed because the directory it was to go to was removed as
-/// empty between its making and its use.
-pub(crate) fn directory_vanished(error: &object_store::Error) -> bool {
-    io_kind(error) == Some(io::ErrorKind::NotFound)
-}
-
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     let (mut kind, mut next) = (None, Some(error));
     while let Some(error) = next {

@@ -9,6 +9,7 @@
 //! blobs, then children, then the manifest, then the tag.
 
 mod adopt;
+mod batch;
 mod blob;
 mod cas;
 mod closure;

@@ -1,7 +1,7 @@
 //! The miss log: who missed what, kept until it is hydrated, so that a lost bus loses no miss.
 
 use crate::{Store, error::StoreError, key, key::Key, object::Stored};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, future};
 use hydrant_proto::{Digest, HydrationRequested, JobId, Platform};
 use jiff::Timestamp;
 use object_store::{PutMode, path::Path};
@@ -78,10 +78,10 @@ impl Store {
 
     /// Drops exactly these misses, because they were hydrated, given up or are obsolete.
     pub async fn forget_misses(&self, misses: &[MissRecord]) -> Result<(), StoreError> {
-        for miss in misses {
-            self.delete(&self.at(Key::Miss(&miss.request.id(), &miss.wanted))).await?;
-        }
-        Ok(())
+        let forget = async |miss: &MissRecord| {
+            self.delete(&self.at(Key::Miss(&miss.request.id(), &miss.wanted))).await
+        };
+        future::try_join_all(misses.iter().map(forget)).await.map(drop)
     }
 
     /// Every miss that was recorded at least `older_than` ago, by the store's clock; for the sweep.

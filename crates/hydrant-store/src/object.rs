@@ -2,8 +2,9 @@
 
 use crate::{
     Backend, Store,
+    batch::Existing,
     cas::Stamp,
-    error::{StoreError, classify, directory_vanished, is_absence, is_conflict},
+    error::{StoreError, classify, is_absence, is_conflict},
     identity::Identity,
     key::Key,
 };
@@ -25,8 +26,6 @@ use std::{
 
 /// Longest record or link, in bytes. A completion record with 1,000 platforms stays below.
 const MAX_RECORD_BYTES: u64 = 1024 * 1024;
-/// Tries of a write to a directory that others clear up at the same time.
-const MAX_TRIES: u32 = 10;
 /// Records read at once by a listing.
 const READ_AHEAD: usize = 8;
 
@@ -110,17 +109,15 @@ impl Store {
         bytes: Bytes,
         mode: PutMode,
     ) -> Result<(), StoreError> {
-        let is_directory = matches!(self.backend, Backend::Directory(_));
-        let mut tries = 1;
-        loop {
-            let put = self.objects.put_opts(path, bytes.clone().into(), mode.clone().into());
-            match timed(StoreOperation::Put, put).await {
-                Ok(_) => return Ok(()),
-                // Directories are removed with their last object, maybe just now.
-                Err(e) if is_directory && tries < MAX_TRIES && directory_vanished(&e) => tries += 1,
-                Err(error) => return Err(classify(path, error)),
+        let put = async {
+            match (&self.backend, Existing::of(&mode)) {
+                (Backend::Directory(directory), Some(existing)) => {
+                    directory.write(path, bytes, existing).await
+                }
+                _ => self.objects.put_opts(path, bytes.into(), mode.into()).await.map(drop),
             }
-        }
+        };
+        timed(StoreOperation::Put, put).await.map_err(|error| classify(path, error))
     }
 
     /// Deletes an object; one that is not there is no failure.

@@ -66,8 +66,10 @@ impl Store {
         record.seq = record.seq_after(before, expected.seq);
         record.nonce = Ulid::new().to_string();
         let stamp = self.compare_and_set_json(&path, &record, &expected.stamp).await?;
-        self.mend_tag_links(repository, tag).await?;
-        self.note_change(repository, tag, before, &record).await;
+        let mended = self.mend_tag_links(repository, tag);
+        let noted = self.note_change(repository, tag, before, &record);
+        let (mended, ()) = tokio::join!(mended, noted);
+        mended?;
         Ok(Version::of(&record, stamp))
     }
 

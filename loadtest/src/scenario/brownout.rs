@@ -3,7 +3,7 @@
 use super::{KIB, MIB, clients};
 use crate::{
     bars::{self, Figure},
-    cluster::{Cluster, Shape},
+    cluster::{Api, Cluster, Shape},
     contestant::Running,
     load::{self, Ask, Outcome, Pace, Plan},
     metric::Metric,
@@ -11,16 +11,23 @@ use crate::{
     report::{Chart, Section},
     stage::Stage,
     trials::Part,
-    upstream::{Behaviour, Fault, Upstream},
+    upstream::{Behaviour, Fault, Inserted, Upstream},
     wire::{Request, Session},
 };
-use anyhow::Result;
-use std::{fmt, time::Duration};
+use anyhow::{Context, Result};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 use tokio::time::sleep;
 
 const PART: &str = "warm traffic";
-/// Requests per second to the upstream in trouble.
-const COLD_RATE: f64 = 20.0;
+/// Requests per second for images of the upstream in trouble that nobody has asked for before.
+const COLD_RATE: f64 = 50.0;
+/// Images of it that are asked for in the background in each phase, to be local when all is over.
+const ASKED: usize = 10;
+/// How long that may take then.
+const RECOVERY: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -75,22 +82,42 @@ struct Lab {
     running: Running,
     troubled: Upstream,
     warm: Vec<Ask>,
+    /// Names of what is to be local in the end.
+    asked: Vec<String>,
+}
+
+impl Lab {
+    fn api(&self) -> Result<Api> {
+        let api = self.running.api.as_ref().context("it is a cluster of ours")?;
+        Ok(api.behind("other/"))
+    }
 }
 
 pub async fn play(stage: &mut Stage) -> Result<()> {
     let rate = stage.effort().pick(50.0, 200.0, 500.0);
     let about = format!(
         "{rate} requests/s for cached manifests and 64 KiB blobs, due at fixed times, while \
-         {COLD_RATE} requests/s miss at another upstream, or 50 clients pull a cold image."
+         {COLD_RATE} requests/s miss at another upstream and {ASKED} of its images are hydrated, or \
+         50 clients pull a cold image. Upstream requests are those at the other upstream."
     );
-    let lab = prepare(stage).await?;
-    let metrics =
-        [Metric::P99, Metric::P50, Metric::P999, Metric::Slowest, Metric::Unserved, Metric::Errors];
+    let mut lab = prepare(stage).await?;
+    let metrics = [
+        Metric::P99,
+        Metric::P50,
+        Metric::P999,
+        Metric::Slowest,
+        Metric::Unserved,
+        Metric::Errors,
+        Metric::UpstreamRequests,
+    ];
     let part = Part::new(PART, &about, &metrics).against(&Phase::Quiet.to_string());
     stage
         .rounds(part, &PHASES, async |stage, phase, _| {
+            lab.troubled.reset().await?;
             lab.troubled.behave(phase.behaviour()).await?;
-            let outcome = measure(stage, &lab, *phase, rate).await?;
+            let misses = misses(stage, &mut lab, *phase).await?;
+            let outcome = measure(stage, &lab, misses, *phase, rate).await?;
+            let asked = lab.troubled.counters().await?;
             lab.troubled.behave(Behaviour::default()).await?;
             // What hangs and what the breaker remembers would fall on the next phase.
             sleep(stage.effort().pick(
@@ -100,9 +127,27 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
             ))
             .await;
             chart(stage, *phase, &outcome);
-            Ok(outcome.values())
+            let mut values = outcome.values();
+            let requests = asked.heads + asked.manifest_gets + asked.blob_gets;
+            values.insert(Metric::UpstreamRequests, requests as f64);
+            Ok(values)
         })
         .await;
+    nothing_is_lost(stage, &lab).await
+}
+
+/// Everything that was asked for while the upstream was in trouble becomes local.
+async fn nothing_is_lost(stage: &mut Stage, lab: &Lab) -> Result<()> {
+    stage.progress.doing("waiting for what was asked for in the trouble");
+    let (api, began) = (lab.api()?, Instant::now());
+    for name in &lab.asked {
+        api.hydrated(name, RECOVERY.saturating_sub(began.elapsed())).await?;
+    }
+    let (count, took) = (lab.asked.len(), began.elapsed().as_secs_f64());
+    stage.section.note(format!(
+        "all {count} images asked for while their upstream was in trouble were local {took:.1} s \
+         after the last phase"
+    ));
     Ok(())
 }
 
@@ -124,12 +169,18 @@ async fn prepare(stage: &mut Stage) -> Result<Lab> {
         let length = session.fetch(&source.authority, &request, |_| {}).await?.length;
         warm.push(Ask { authority: source.authority.clone(), request, length });
     }
-    Ok(Lab { running, troubled, warm })
+    Ok(Lab { running, troubled, warm, asked: Vec::new() })
 }
 
 /// The warm load, with what else goes on in the phase.
-async fn measure(stage: &Stage, lab: &Lab, phase: Phase, rate: f64) -> Result<Outcome> {
-    let time = stage.options.phase();
+async fn measure(
+    stage: &Stage,
+    lab: &Lab,
+    misses: Vec<Ask>,
+    phase: Phase,
+    rate: f64,
+) -> Result<Outcome> {
+    let time = length(stage);
     let plan = Plan { pace: Pace::Open(rate), connections: 64, time, most: u64::MAX };
     let warm = load::run(plan, lab.warm.clone());
     Ok(match phase {
@@ -144,22 +195,39 @@ async fn measure(stage: &Stage, lab: &Lab, phase: Phase, rate: f64) -> Result<Ou
             outcome
         }
         _ => {
-            let cold = Plan { pace: Pace::Open(COLD_RATE), connections: 64, time, most: 10_000 };
-            let (outcome, _) = tokio::join!(warm, load::run(cold, misses(stage, lab)));
+            let most = misses.len() as u64;
+            let cold = Plan { pace: Pace::Open(COLD_RATE), connections: 64, time, most };
+            let (outcome, _) = tokio::join!(warm, load::run(cold, misses));
             outcome
         }
     })
 }
 
-/// Tags that nobody has; what they are answered does not matter here.
-fn misses(stage: &Stage, lab: &Lab) -> Vec<Ask> {
+/// A 99th percentile needs some thousands of requests.
+fn length(stage: &Stage) -> Duration {
+    stage.effort().pick(1, 3, 3) * stage.options.phase()
+}
+
+/// Asks for images that are new to everybody, one after the other; what the clients are answered does
+/// not matter here. Some are wanted in the background besides.
+async fn misses(stage: &Stage, lab: &mut Lab, phase: Phase) -> Result<Vec<Ask>> {
+    if matches!(phase, Phase::Quiet | Phase::Herd) {
+        return Ok(Vec::new());
+    }
+    let count = (COLD_RATE * length(stage).as_secs_f64()) as usize;
+    let images = lab.troubled.insert(&stage.specs(count + ASKED, &[200])).await?;
+    let (cold, asked) = images.split_at(count);
+    for image in asked {
+        lab.api()?.hydrate(&image.name()).await?;
+        lab.asked.push(image.name());
+    }
     let authority = lab.running.source(0).authority.clone();
-    let ask = |n: u64| Ask {
+    let ask = |image: &Inserted| Ask {
         authority: authority.clone(),
-        request: Request::get(format!("/v2/other/app-{}/manifests/{n}", stage.new_seed())),
+        request: Request::get(format!("/v2/other/{}/manifests/{}", image.repository, image.tag)),
         length: 0,
     };
-    (0..1_000).map(ask).collect()
+    Ok(cold.iter().map(ask).collect())
 }
 
 fn chart(stage: &mut Stage, phase: Phase, outcome: &Outcome) {

@@ -12,7 +12,7 @@ use crate::{
     timeline::Timeline,
     trials::Part,
     upstream::Inserted,
-    usage::Meter,
+    usage::{Meter, Watched},
     wire::{Request, Session},
 };
 use anyhow::{Context, Result, ensure};
@@ -67,7 +67,7 @@ impl fmt::Display for Contender {
 }
 
 pub async fn play(stage: &mut Stage) -> Result<()> {
-    let count = stage.effort().pick(20, 300, 3_000);
+    let count = stage.effort().pick(20, 1_200, 3_000);
     stage.section.set("processes", "one frontend, one importer, control, notifier, nats-server");
     stage.section.set("importer", "64 jobs at once");
     stage.section.set("raw publish", format!("300 bytes, {} unacknowledged", raw::nats::WINDOW));
@@ -124,6 +124,7 @@ async fn burst(stage: &mut Stage, bus: BusKind, count: usize, rate: Option<f64>)
     let messages = cluster.bus_messages().await;
     let timeline = Timeline::start(cluster.watched(), &stage.upstream, Some(cluster.api().clone()));
     let meter = Meter::start(&cluster.watched());
+    let shares = Shares::start(cluster.watched(), stage.upstream.watched());
     let started = Instant::now();
     let asked = ask_all(&cluster, &images, rate).await?;
     let told = await_all(&sink, &asked).await?;
@@ -147,8 +148,35 @@ async fn burst(stage: &mut Stage, bus: BusKind, count: usize, rate: Option<f64>)
     let charts = timeline.charts(&Contender::Hydrant(bus).to_string()).await;
     if rate.is_none() {
         stage.section.put_charts(charts);
+        let shares = shares.told(count as f64);
+        stage.progress.told(&format!("{}: {shares}", Contender::Hydrant(bus)));
+        stage.section.set(&format!("CPU of a job, {}", Contender::Hydrant(bus)), shares);
     }
+    stage.keep(cluster.end());
     Ok(values)
+}
+
+/// Who takes the CPU.
+struct Shares(Vec<(Watched, f64)>);
+
+impl Shares {
+    fn start(mut watched: Vec<Watched>, upstream: Option<Watched>) -> Self {
+        watched.extend(upstream);
+        watched.push(Watched::ourselves());
+        let now = |watched: Watched| {
+            let cpu = watched.usage().cpu_s;
+            (watched, cpu)
+        };
+        Self(watched.into_iter().map(now).collect())
+    }
+
+    /// Milliseconds for each of `jobs`.
+    fn told(&self, jobs: f64) -> String {
+        let share = |(watched, before): &(Watched, f64)| {
+            format!("{} {:.2} ms", watched.name, (watched.usage().cpu_s - before) / jobs * 1e3)
+        };
+        self.0.iter().map(share).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Asks for every image by its tag, [`TIMES`] times; when each was first answered.

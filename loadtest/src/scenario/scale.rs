@@ -9,15 +9,18 @@ use crate::{
     report::{Chart, Section},
     stage::Stage,
     trials::Part,
-    upstream::Behaviour,
+    upstream::{Behaviour, Inserted},
     usage::Meter,
 };
 use anyhow::Result;
+use futures::{StreamExt, TryStreamExt, stream};
 use std::{fmt, time::Duration};
 
 const PART: &str = "importers";
 const LATENCY_MS: u64 = 200;
-const JOBS: usize = 2;
+const JOBS: usize = 4;
+/// Hydrations asked for at once: asking must not be what is waited for.
+const ASKING: usize = 16;
 const LIMIT: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ impl fmt::Display for Importers {
 }
 
 pub async fn play(stage: &mut Stage) -> Result<()> {
-    let count = stage.effort().pick(4, 32, 128);
+    let count = stage.effort().pick(4, 128, 256);
     let counts = stage.effort().pick(vec![1, 2], vec![1, 2, 4, 8], vec![1, 2, 4, 8, 16]);
     let all: Vec<_> = counts.into_iter().map(Importers).collect();
     let about = format!(
@@ -56,9 +59,9 @@ async fn trial(stage: &mut Stage, importers: usize, count: usize) -> Result<Valu
     stage.upstream.behave(Behaviour::latency(LATENCY_MS)).await?;
     stage.upstream.reset().await?;
     let meter = Meter::start(&cluster.watched());
-    for image in &images {
-        cluster.api().hydrate(&image.name()).await?;
-    }
+    let ask = async |image: &Inserted| cluster.api().hydrate(&image.name()).await;
+    let asked = stream::iter(&images).map(ask).buffer_unordered(ASKING);
+    asked.try_collect::<()>().await?;
     for image in &images {
         cluster.api().hydrated(&image.name(), LIMIT).await?;
     }
@@ -70,6 +73,7 @@ async fn trial(stage: &mut Stage, importers: usize, count: usize) -> Result<Valu
     let read = stage.upstream.counters().await?.bytes;
     values.insert(Metric::Amplification, read as f64 / bytes as f64);
     stage.upstream.behave(Behaviour::default()).await?;
+    stage.keep(cluster.end());
     Ok(values)
 }
 

@@ -27,7 +27,7 @@ const QUEUE: usize = 4_096;
 /// KiB of manifests that wait with them; beyond, the importer fetches the manifest itself.
 const STAGED_KIB: u32 = 64 * 1024;
 /// Misses recorded or published at a time.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 128;
 /// How long the same miss is not written down again.
 const RECENT: Duration = Duration::from_secs(60);
 /// How often storage is asked whether the manifest of such a miss is still there. It is gone when
@@ -233,10 +233,13 @@ async fn record_once(
     origin: &str,
     held: Option<&Held>,
 ) -> Result<(), StoreError> {
-    if let Some(held) = held {
-        store.stage_manifest(&held.digest, held.bytes.clone()).await?;
-    }
-    store.claim_origin(&record.request.repository, origin).await?;
+    let staged = async {
+        match held {
+            Some(held) => store.stage_manifest(&held.digest, held.bytes.clone()).await,
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(staged, store.claim_origin(&record.request.repository, origin))?;
     store.record_miss(record).await
 }
 

@@ -15,12 +15,15 @@ pub(crate) async fn announce(
     completion: &CompletionRecord,
     tag: Option<&TagRecord>,
 ) -> Result<(), ImportError> {
-    if let (Some(record), Some(tag)) = (tag, completion.reference.tag())
-        && let Some(moved) = record.moved_event(&completion.repository, tag)
-    {
-        bus.publish_event(&moved).await?;
-    }
-    bus.publish_event(&completion.event).await?;
+    let moved = async {
+        if let (Some(record), Some(tag)) = (tag, completion.reference.tag())
+            && let Some(moved) = record.moved_event(&completion.repository, tag)
+        {
+            bus.publish_event(&moved).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(moved, bus.publish_event(&completion.event))?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 use hydrant_proto::{HydrationRequested, Lane, Reference};
 use hydrant_rules::Route;
-use hydrant_store::{CompletionRecord, DeadLetterId, MissRecord};
+use hydrant_store::{CompletionRecord, DeadLetterId, MissRecord, StoreError};
 use hydrant_upstream::{Client, Priority};
 use std::sync::Arc;
 
@@ -31,15 +31,17 @@ pub(crate) async fn import(
     let client = worker.upstreams.get(&route.upstream, route.credential.as_deref())?;
     // Somebody asks anew: what was unknown a moment ago may have been pushed since.
     client.forget_unknown(&route.upstream_repository, &request.reference).await;
-    worker.store.take_over(&route.repository, &route.origin).await?;
+    let (store, job) = (&worker.store, request.id());
+    let taken = store.take_over(&route.repository, &route.origin);
+    let ((), mut misses) = tokio::try_join!(taken, store.misses(&job))?;
     reached(Step::Claimed);
+    let given_up = DeadLetterId::of_job(&job);
     for _ in 0..ROUNDS {
-        let misses = worker.store.misses(&request.id()).await?;
         hydrate(worker, &route, &client, request, &misses, progress).await?;
-        worker.store.delete_dead_letter(&DeadLetterId::of_job(&request.id())).await?;
-        worker.store.forget_misses(&misses).await?;
+        tokio::try_join!(store.delete_dead_letter(&given_up), store.forget_misses(&misses))?;
         reached(Step::Forgotten);
-        if worker.store.misses(&request.id()).await?.is_empty() {
+        misses = store.misses(&job).await?;
+        if misses.is_empty() {
             break;
         }
     }
@@ -82,7 +84,7 @@ async fn hydrate(
             "no platform of the index was asked for yet");
         return Ok(());
     }
-    progress.closure(&closure).await;
+    progress.closure(&closure);
     blobs.settle(closure.blobs.iter().cloned()).await?;
     reached(Step::BlobsDurable);
     commit(worker, route, &closure).await?;
@@ -128,11 +130,18 @@ fn select(
     Selection::new(&route.rule.platforms, wanted, request.platforms.clone(), former)
 }
 
-/// Makes the manifests visible, children before what names them.
+/// Makes the manifests visible, children before what names them. They were read from storage or
+/// staged there; one that was found damaged or lost meanwhile is staged again.
 async fn commit(worker: &Worker, route: &Route, closure: &Closure) -> Result<(), ImportError> {
+    let store = &worker.store;
     for Node { digest, bytes, .. } in &closure.manifests {
-        worker.store.stage_manifest(digest, bytes.clone()).await?;
-        worker.store.commit_manifest(&route.repository, digest).await?;
+        match store.commit_manifest(&route.repository, digest).await {
+            Err(StoreError::Missing { .. }) => {
+                store.stage_manifest(digest, bytes.clone()).await?;
+                store.commit_manifest(&route.repository, digest).await?;
+            }
+            committed => committed?,
+        }
     }
     Ok(())
 }

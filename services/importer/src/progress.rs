@@ -1,4 +1,5 @@
-//! How far a job is, for progress bars: kept here, told to the bus at most twice a second.
+//! How far a job is, for progress bars: kept here, told to the bus at most twice a second. A job that
+//! is done before the first report is due tells only that.
 
 use crate::closure::Closure;
 use hydrant_bus::JobStates;
@@ -12,9 +13,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 const PERIOD: Duration = Duration::from_millis(500);
+/// Until the first report.
+const FIRST: Duration = Duration::from_millis(100);
 
 /// The progress of one attempt.
 #[derive(Debug)]
@@ -39,17 +42,15 @@ impl Progress {
     }
 
     /// The blobs and bytes there are to settle.
-    pub async fn closure(&self, closure: &Closure) {
-        {
-            let mut inner = self.lock();
-            inner.state.digest = Some(closure.root().digest.clone());
-            let blobs = closure.blobs.iter().map(|blob| {
-                let (digest, size) = (blob.digest.clone(), blob.size);
-                (digest.clone(), BlobProgress { digest, size, done: 0 })
-            });
-            inner.blobs = blobs.collect();
-        }
-        self.tell().await;
+    pub fn closure(&self, closure: &Closure) {
+        let mut inner = self.lock();
+        inner.state.digest = Some(closure.root().digest.clone());
+        let blobs = closure.blobs.iter().map(|blob| {
+            let (digest, size) = (blob.digest.clone(), blob.size);
+            (digest.clone(), BlobProgress { digest, size, done: 0 })
+        });
+        inner.blobs = blobs.collect();
+        inner.changed = true;
     }
 
     /// `done` bytes of a blob are here.
@@ -67,7 +68,7 @@ impl Progress {
 
     /// Tells the bus of changes for ever; to be raced against the work.
     pub async fn tell_regularly(&self) {
-        let mut ticks = interval(PERIOD);
+        let mut ticks = interval_at(Instant::now() + FIRST, PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -97,7 +98,7 @@ impl Progress {
     /// A lost progress report is no loss.
     async fn tell(&self) {
         let state = self.state();
-        if let Err(error) = self.states.put(&state).await {
+        if let Err(error) = self.states.tell(&state).await {
             tracing::debug!(job.id = %state.job.id(), %error, "progress not told");
         }
     }

@@ -43,13 +43,19 @@ impl Standing {
         request: &HydrationRequested,
         misses: &[MissRecord],
     ) -> Result<Self, ImportError> {
-        let (tag, follows) = match &request.reference {
-            Reference::Tag(tag) => {
-                (read_tag(store, &route.repository, tag).await?, follows(route, tag, misses))
+        let read_tag = async {
+            match &request.reference {
+                Reference::Tag(tag) => read_tag(store, &route.repository, tag).await,
+                Reference::Digest(_) => Ok(None),
             }
-            Reference::Digest(_) => (None, Follows::Upstream),
         };
-        let completion = store.completion(&request.id()).await?;
+        let job = request.id();
+        let read_completion = async { Ok(store.completion(&job).await?) };
+        let (tag, completion) = tokio::try_join!(read_tag, read_completion)?;
+        let follows = match &request.reference {
+            Reference::Tag(tag) => follows(route, tag, misses),
+            Reference::Digest(_) => Follows::Upstream,
+        };
         Ok(Self {
             repository: route.repository.clone(),
             reference: request.reference.clone(),

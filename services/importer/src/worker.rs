@@ -52,14 +52,17 @@ impl Worker {
         }
     }
 
-    /// Attempts that failed so far. When the bus lost them, its delivery count is the guess, of
+    /// Attempts that failed so far: none when it is delivered for the first time. When the bus lost them, its delivery count is the guess, of
     /// which little is believed: most deliveries of a job that waits for a sick upstream fail
     /// nothing, and no job is given up by a guess.
     async fn failed_attempts(&self, job: &Job) -> u32 {
+        if job.deliveries <= 1 {
+            return 0;
+        }
         match self.bus.job_states().get(&job.id()).await {
             Ok(Some(state)) if !state.phase.is_final() => state.attempts,
             Ok(Some(_)) => 0,
-            _ => u32::from(job.deliveries > 1),
+            _ => 1,
         }
     }
 
@@ -67,7 +70,10 @@ impl Worker {
         tracing::info!(job.id = %state.id(), image.repository = %state.job.repository,
             image.reference = %state.job.reference, size_bytes = state.bytes_total, "image hydrated");
         metrics().hydrations.ended(&state.job.rule, JobVerdict::Done);
-        self.tell(JobState { phase: JobPhase::Done, class: None, reason: None, ..state }).await;
+        let done = JobState { phase: JobPhase::Done, class: None, reason: None, ..state };
+        if let Err(error) = self.bus.job_states().tell(&done).await {
+            tracing::debug!(job.id = %done.id(), %error, "job state not told");
+        }
         Verdict::Done
     }
 

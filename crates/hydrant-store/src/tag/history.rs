@@ -73,7 +73,8 @@ impl Store {
         Ok(history.lines)
     }
 
-    /// Writes down that `after` took the place of `before`. What fails is logged and given up.
+    /// Writes down that `after` took the place of `before`. The first of a tag is told by the record
+    /// as long as that stands. What fails is logged and given up.
     pub(super) async fn note_change(
         &self,
         repository: &RepositoryName,
@@ -81,12 +82,13 @@ impl Store {
         before: Option<&TagRecord>,
         after: &TagRecord,
     ) {
-        let lines = changes(before, after);
+        let Some(before) = before else { return };
+        let lines = changes(Some(before), after);
         if lines.is_empty() {
             return;
         }
-        // The line of the one before may have been lost with its writer.
-        let lines: Vec<_> = before.into_iter().flat_map(told_by).chain(lines).collect();
+        // The line of the one before may have been lost with its writer, or was its first.
+        let lines: Vec<_> = told_by(before).into_iter().chain(lines).collect();
         if let Err(error) = self.write_lines(repository, tag, lines).await {
             tracing::warn!(%error, image.repository = %repository, image.tag = %tag,
                 "history of the tag not written");

@@ -7,7 +7,10 @@ use hydrant_rules::Resources;
 use hydrant_store::{Frozen, MissRecord, Owner, TagAct, TagRecord, Wanted, Writer};
 use hydrant_testkit::{FakeUpstream, Fault, Image, ImageBuilder, NatsServer, until};
 use hydrant_upstream::SecretSource;
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -15,6 +18,8 @@ struct Lab {
     upstream: FakeUpstream,
     worker: Worker,
     nats: NatsServer,
+    /// As the bus counts them.
+    deliveries: AtomicU64,
     _spool: tempfile::TempDir,
 }
 
@@ -36,7 +41,7 @@ impl Lab {
             feed: ResourceFeed::fixed(table),
             schedule: Schedule::doubling(Duration::from_millis(1), Duration::from_millis(2)),
         };
-        Self { upstream, worker, nats, _spool: spool }
+        Self { upstream, worker, nats, deliveries: AtomicU64::new(0), _spool: spool }
     }
 
     /// A request for an image, with its miss on record.
@@ -59,7 +64,8 @@ impl Lab {
     }
 
     async fn handle(&self, request: &HydrationRequested) -> Verdict {
-        self.worker.handle(job(request, 1)).await
+        let deliveries = self.deliveries.fetch_add(1, Ordering::Relaxed) + 1;
+        self.worker.handle(job(request, deliveries)).await
     }
 
     async fn tag(&self) -> TagRecord {

@@ -1,0 +1,303 @@
+//! Small writes to a directory, many at once: one thread takes whatever waits, writes all of it,
+//! has it made durable, gives it its names, and has those made durable.
+//!
+//! Each file and each directory can be synced by itself, which is best for a few; for many at once
+//! one `syncfs` costs less than all of those, though it also writes what others have not yet synced.
+//! What was written in one round is named in the next, so that a round syncs once for both.
+//!
+//! A file is staged beside its place as `<name>#<number>`, as `object_store` stages the large ones.
+
+use crate::directory;
+use bytes::Bytes;
+use object_store::PutMode;
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+use tokio::sync::oneshot;
+
+/// Files of one round from which on the whole file system is synced instead of each of them: a file
+/// takes three to five syncs with its directories.
+const MANY: usize = 12;
+/// Most files of one round, which bounds how long one waits for the others.
+const MOST: usize = 256;
+/// Tries at a name for a staged file, and at a directory that is removed at the same time.
+const TRIES: u32 = 1_000;
+
+/// What a write becomes when something has its name already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    Replace,
+    Refuse,
+}
+
+impl Existing {
+    /// `None` for a mode that needs more than a name.
+    pub(crate) fn of(mode: &PutMode) -> Option<Self> {
+        match mode {
+            PutMode::Overwrite => Some(Self::Replace),
+            PutMode::Create => Some(Self::Refuse),
+            PutMode::Update(_) => None,
+        }
+    }
+}
+
+/// Where writes are handed in. The thread ends when this is dropped and all is written.
+#[derive(Debug)]
+pub(crate) struct Batches(mpsc::Sender<Order>);
+
+struct Order {
+    file: PathBuf,
+    bytes: Bytes,
+    existing: Existing,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// An order of which only the name is missing.
+struct Staged {
+    order: Order,
+    staged: PathBuf,
+}
+
+/// What is to be synced at the end of a round.
+#[derive(Default)]
+struct Unsynced {
+    files: Vec<File>,
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Batches {
+    /// For files below `root`, which exists.
+    pub(crate) fn start(root: &Path) -> io::Result<Self> {
+        let (sender, orders) = mpsc::channel();
+        let root = File::open(root)?;
+        thread::Builder::new()
+            .name("hydrant-writes".to_owned())
+            .spawn(move || write_all(&orders, &root))?;
+        Ok(Self(sender))
+    }
+
+    /// Writes a file; it is durable when this returns. A caller that goes away stops nothing.
+    pub(crate) async fn write(
+        &self,
+        file: PathBuf,
+        bytes: Bytes,
+        existing: Existing,
+    ) -> io::Result<()> {
+        let (done, written) = oneshot::channel();
+        let gone = |_| io::Error::other("the writing thread has ended");
+        self.0.send(Order { file, bytes, existing, done }).map_err(|_| gone(()))?;
+        written.await.map_err(|_| gone(()))?
+    }
+}
+
+/// Rounds until nobody can hand in anything more.
+fn write_all(orders: &mpsc::Receiver<Order>, root: &File) {
+    let mut staged: Vec<Staged> = Vec::new();
+    loop {
+        let new = match staged.is_empty() {
+            true => orders.recv().ok(),
+            false => orders.try_recv().ok(),
+        };
+        if new.is_none() && staged.is_empty() {
+            return;
+        }
+        let mut unsynced = Unsynced::default();
+        let named = name_all(std::mem::take(&mut staged), &mut unsynced);
+        for order in new.into_iter().chain(orders.try_iter()).take(MOST) {
+            match stage(&order, &mut unsynced) {
+                Ok(path) => staged.push(Staged { order, staged: path }),
+                Err(error) => answer(order, Err(error)),
+            }
+        }
+        let synced = unsynced.sync(root);
+        let outcome = || synced.as_ref().map(|()| ()).map_err(again);
+        named.into_iter().for_each(|order| answer(order, outcome()));
+        if synced.is_err() {
+            for Staged { order, staged } in std::mem::take(&mut staged) {
+                let _ = fs::remove_file(staged);
+                answer(order, outcome());
+            }
+        }
+    }
+}
+
+/// Gives each its name; returns those that have it now.
+fn name_all(staged: Vec<Staged>, unsynced: &mut Unsynced) -> Vec<Order> {
+    let mut named = Vec::with_capacity(staged.len());
+    for Staged { order, staged } in staged {
+        match name(&order, &staged) {
+            Ok(()) => {
+                unsynced.directories.extend(order.file.parent().map(Path::to_owned));
+                named.push(order);
+            }
+            Err(error) => {
+                let _ = fs::remove_file(staged);
+                answer(order, Err(error));
+            }
+        }
+    }
+    named
+}
+
+fn name(order: &Order, staged: &Path) -> io::Result<()> {
+    match order.existing {
+        Existing::Replace => fs::rename(staged, &order.file),
+        // A rename would replace what is there.
+        Existing::Refuse => {
+            fs::hard_link(staged, &order.file)?;
+            // Left behind, it is a dead write, which the sweep removes.
+            let _ = fs::remove_file(staged);
+            Ok(())
+        }
+    }
+}
+
+fn stage(order: &Order, unsynced: &mut Unsynced) -> io::Result<PathBuf> {
+    let mut number = 1;
+    loop {
+        let path = directory::staged(&order.file, number);
+        let mut file = match File::options().write(true).create_new(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if number >= TRIES => return Err(error),
+            Err(error) => {
+                match error.kind() {
+                    io::ErrorKind::AlreadyExists => {}
+                    // Directories are removed with their last object, maybe just now.
+                    io::ErrorKind::NotFound => make_parents(&order.file, unsynced)?,
+                    _ => return Err(error),
+                }
+                number += 1;
+                continue;
+            }
+        };
+        if let Err(error) = file.write_all(&order.bytes) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        unsynced.files.push(file);
+        return Ok(path);
+    }
+}
+
+/// Makes the directories that are missing above `file`, and notes which have a new entry.
+fn make_parents(file: &Path, unsynced: &mut Unsynced) -> io::Result<()> {
+    let missing: Vec<_> = file.ancestors().skip(1).take_while(|path| !path.exists()).collect();
+    for path in missing.into_iter().rev() {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Its own parent has just been removed: the next try begins above it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        unsynced.directories.extend(path.parent().map(Path::to_owned));
+    }
+    Ok(())
+}
+
+impl Unsynced {
+    fn sync(self, root: &File) -> io::Result<()> {
+        if self.files.is_empty() && self.directories.is_empty() {
+            return Ok(());
+        }
+        if self.files.len().max(self.directories.len()) >= MANY {
+            return Ok(rustix::fs::syncfs(root)?);
+        }
+        self.files.iter().try_for_each(File::sync_all)?;
+        self.directories.iter().try_for_each(|path| match File::open(path) {
+            Ok(directory) => directory.sync_all(),
+            // It was removed as empty, with what was to be kept in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+fn answer(order: Order, outcome: io::Result<()>) {
+    // Who has gone away does not want to know.
+    let _ = order.done.send(outcome);
+}
+
+/// The same failure for another of those it hit.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+
+    fn read(root: &Path, name: &str) -> String {
+        fs::read_to_string(root.join(name)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_lies_whole_under_its_name_and_nothing_beside_it() {
+        let root = tempfile::tempdir().unwrap();
+        let batches = Batches::start(root.path()).unwrap();
+        for count in [1, 3, MANY, MOST + 10] {
+            let write = |n: usize| {
+                let file = root.path().join(format!("{count}/{n}/a/link"));
+                batches.write(file, n.to_string().into(), Existing::Replace)
+            };
+            for written in join_all((0..count).map(write)).await {
+                written.unwrap();
+            }
+            for n in 0..count {
+                assert_eq!(read(root.path(), &format!("{count}/{n}/a/link")), n.to_string());
+                let beside = fs::read_dir(root.path().join(format!("{count}/{n}/a"))).unwrap();
+                assert_eq!(beside.count(), 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_many_that_refuse_what_exists_one_wins() {
+        let root = tempfile::tempdir().unwrap();
+        let batches = Batches::start(root.path()).unwrap();
+        let file = root.path().join("record");
+        let write = |n: usize| batches.write(file.clone(), n.to_string().into(), Existing::Refuse);
+        let written = join_all((0..40).map(write)).await;
+        let winners: Vec<_> = (0..40).filter(|n| written[*n].is_ok()).collect();
+        assert_eq!(winners.len(), 1);
+        assert_eq!(read(root.path(), "record"), winners[0].to_string());
+        let refused = written.into_iter().filter_map(Result::err);
+        assert!(refused.map(|error| error.kind()).all(|k| k == io::ErrorKind::AlreadyExists));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_harms_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let batches = Batches::start(root.path()).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        let (below_a_file, fine) = (root.path().join("file/below"), root.path().join("fine"));
+        let bad = batches.write(below_a_file, "1".into(), Existing::Replace);
+        let good = batches.write(fine, "2".into(), Existing::Replace);
+        let (bad, good) = tokio::join!(bad, good);
+        assert!(bad.is_err());
+        good.unwrap();
+        assert_eq!(read(root.path(), "fine"), "2");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_stops_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let batches = Batches::start(root.path()).unwrap();
+        let left = batches.write(root.path().join("left"), "1".into(), Existing::Replace);
+        let mut left = Box::pin(left);
+        assert!(futures::poll!(&mut left).is_pending());
+        drop(left);
+        // In the same order: what comes after is written after.
+        batches.write(root.path().join("next"), "2".into(), Existing::Replace).await.unwrap();
+        assert_eq!(read(root.path(), "left"), "1");
+    }
+}
