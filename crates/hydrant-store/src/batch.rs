@@ -115,7 +115,7 @@ fn write_all(orders: &mpsc::Receiver<Order>, root: &File) {
             }
         }
         let synced = unsynced.sync(root);
-        let outcome = || synced.as_ref().map(|()| ()).map_err(again);
+        let outcome = || synced.as_ref().copied().map_err(again);
         named.into_iter().for_each(|order| answer(order, outcome()));
         if synced.is_err() {
             for Staged { order, staged } in std::mem::take(&mut staged) {
