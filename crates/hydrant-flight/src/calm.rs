@@ -1,7 +1,7 @@
 //! Clients go first: storing takes processor time and disk from the very bytes that clients wait
 //! for, so it waits until those have arrived, though never for long.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 /// Longest wait. What has arrived lies in the spool meanwhile, so under steady traffic the spool
@@ -9,16 +9,16 @@ use tokio::{sync::watch, time::timeout};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How many blobs that clients wait for are arriving.
-#[derive(Debug, Default)]
-pub(crate) struct Calm(watch::Sender<usize>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Calm(Arc<watch::Sender<usize>>);
 
 /// One of them, until it is dropped.
-pub(crate) struct Arriving<'a>(&'a Calm);
+pub(crate) struct Arriving(Calm);
 
 impl Calm {
-    pub fn arriving(&self) -> Arriving<'_> {
+    pub fn arriving(&self) -> Arriving {
         self.0.send_modify(|blobs| *blobs += 1);
-        Arriving(self)
+        Arriving(self.clone())
     }
 
     /// Waits until none is arriving, or it took too long.
@@ -27,7 +27,7 @@ impl Calm {
     }
 }
 
-impl Drop for Arriving<'_> {
+impl Drop for Arriving {
     fn drop(&mut self) {
         self.0.0.send_modify(|blobs| *blobs -= 1);
     }

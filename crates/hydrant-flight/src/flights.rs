@@ -255,6 +255,10 @@ impl Flights {
             return self.0.keeper.link(flight).await;
         }
         let mut load = Load::new(flight, &self.0.spool, &self.0.kept);
+        if look != Look::StorageFirst {
+            // Begun by the question of a client, and not by a job.
+            load.is_awaited(self.0.keeper.calm.arriving());
+        }
         let mut turn = self.0.turns.take(flight, upstream(source)).await;
         let mut start = Start::Fresh;
         loop {

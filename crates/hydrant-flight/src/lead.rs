@@ -10,7 +10,6 @@ use crate::{
     turn::{News, Tenure, Turn},
 };
 use hydrant_telemetry::metrics::{FlightPart, metrics};
-use hydrant_upstream::Priority;
 use std::{pin::pin, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -133,11 +132,8 @@ impl Flights {
             return Ok(Led::Halted);
         };
         let body = body?;
-        let is_awaited = source.urgency.now() == Priority::Interactive;
-        let arriving = is_awaited.then(|| self.0.keeper.calm.arriving());
         let fetching = async {
             let fetched = fetch::fetch(load, source, lanes, &self.0.peers, body, halt).await;
-            drop(arriving);
             if let Err(error) = &fetched {
                 // The upload follows the flight, and ends by hearing of the failure.
                 self.fail(flight, error.clone());

@@ -2,6 +2,7 @@
 //! leads, follows and takes over, so that nothing is fetched twice.
 
 use crate::{
+    calm::Arriving,
     error::FlightError,
     flight::{Flight, Stage},
     intake::{End, Intake},
@@ -37,6 +38,8 @@ pub(crate) struct Load {
     spool: Arc<Spool>,
     kept: Arc<Kept>,
     open: Option<Open>,
+    /// A client waits for it.
+    awaited: Option<Arriving>,
 }
 
 struct Open {
@@ -50,7 +53,13 @@ struct Open {
 
 impl Load {
     pub fn new(flight: &Flight, spool: &Arc<Spool>, kept: &Arc<Kept>) -> Self {
-        Self { flight: flight.clone(), spool: spool.clone(), kept: kept.clone(), open: None }
+        let (flight, spool, kept) = (flight.clone(), spool.clone(), kept.clone());
+        Self { flight, spool, kept, open: None, awaited: None }
+    }
+
+    /// Notes that a client waits for it, until it is all here.
+    pub fn is_awaited(&mut self, arriving: Arriving) {
+        self.awaited = Some(arriving);
     }
 
     pub fn flight(&self) -> &Flight {
@@ -160,6 +169,7 @@ impl Load {
         // Set once: a load is confirmed once.
         let _ = self.flight.0.sealed.set(sealed);
         open.confirmed = true;
+        self.awaited = None;
         self.flight.0.progress.send_modify(|progress| {
             progress.whole = true;
             progress.stage = Stage::Storing;

@@ -227,7 +227,9 @@ async fn while_it_drains_the_admin_port_answers_to_the_end() {
     upstream.insert(&image, "app", "1");
     upstream.inject("*/blobs/*", Fault::stall(1_000).method("GET"));
     let mut up = Up::start_with(&LAB.replace("http://127.0.0.1:1", &upstream.url())).await;
-    let layer = &image.child("linux/amd64").all_blobs()[1].digest;
+    let blobs = image.child("linux/amd64").all_blobs();
+    // The one that stalls: a smaller one is through before the stop.
+    let layer = &blobs.iter().max_by_key(|blob| blob.size).unwrap().digest;
     let pulls = format!("127.0.0.1:{}", up.listen.port());
     let pull = reqwest::get(format!("http://{pulls}/v2/lab/app/blobs/{layer}")).await.unwrap();
     assert_eq!(pull.status(), 200);
