@@ -168,13 +168,15 @@ fn reap(work: &mut JoinSet<()>) {
 struct Ear {
     source: Source,
     open: Option<Pull>,
+    /// A message came for the open request.
+    is_answered: bool,
     /// The last request ran out unanswered: the lane is empty, so there is no use in drawing first.
     is_quiet: bool,
 }
 
 impl Ear {
     fn new(source: Source) -> Self {
-        Self { source, open: None, is_quiet: false }
+        Self { source, open: None, is_answered: false, is_quiet: false }
     }
 
     /// Takes up to `max` messages that are there now, handing on each as it arrives.
@@ -194,6 +196,7 @@ impl Ear {
 
     async fn listen(&mut self, max: usize) -> Result<(), BusError> {
         self.open = Some(self.source.pull(max, Some(LISTEN)).await?);
+        self.is_answered = false;
         Ok(())
     }
 
@@ -201,8 +204,10 @@ impl Ear {
     async fn hear(&mut self) -> Result<Option<Delivered>, BusError> {
         let Some(open) = &mut self.open else { return std::future::pending().await };
         let heard = open.next().await;
-        if heard.is_none() {
-            (self.open, self.is_quiet) = (None, true);
+        match &heard {
+            Some(_) => self.is_answered = true,
+            // An answered request ends as well, and then there may be more.
+            None => (self.open, self.is_quiet) = (None, !self.is_answered),
         }
         heard.transpose()
     }
@@ -223,6 +228,11 @@ async fn fill(
     mut take: impl FnMut(Delivered),
 ) -> Result<(), BusError> {
     let several = ears.len() > 1;
+    if free == 0 {
+        // Until there is a free slot again, something may come.
+        let idle = ears.iter_mut().filter(|ear| ear.open.is_none());
+        idle.for_each(|ear| ear.is_quiet = false);
+    }
     for ear in ears.iter_mut().filter(|ear| ear.open.is_none()) {
         if free == 0 {
             break;

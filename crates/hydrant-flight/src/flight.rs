@@ -371,8 +371,11 @@ impl Reading {
                 if end.is_some_and(|end| at >= end) || (now.whole && at >= now.spooled) {
                     return Ok(None);
                 }
-                if let Stage::Failed(error) = &now.stage {
-                    return Err(error.clone());
+                match &now.stage {
+                    Stage::Failed(error) => return Err(error.clone()),
+                    // It is in storage, and comes from there only: see `Flight::opened`.
+                    Stage::Stored => return Err(FlightError::Stopping),
+                    Stage::Opening | Stage::Flying | Stage::Storing => {}
                 }
             }
             self.progress.changed().await.map_err(|_| FlightError::Stopping)?;

@@ -15,6 +15,7 @@ use crate::{
     spool::Spool,
     turn::{Cluster, Leader, Turn, Turns},
 };
+use futures::FutureExt;
 use hydrant_proto::{Digest, RepositoryName};
 use hydrant_store::Store;
 use hydrant_telemetry::metrics;
@@ -23,6 +24,7 @@ use moka::future::Cache;
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -235,10 +237,10 @@ impl Flights {
         let task = async move {
             let active = metrics().flights.started();
             let stop = flights.0.stop.clone();
-            let outcome = stop
-                .run_until_cancelled(flights.fly(&flight, &source, look))
-                .await
-                .unwrap_or(Err(FlightError::Stopping));
+            // Whatever happens in it, a flight comes to an end: others wait for it.
+            let flying = AssertUnwindSafe(flights.fly(&flight, &source, look)).catch_unwind();
+            let flown = stop.run_until_cancelled(flying).await;
+            let outcome = flown.and_then(Result::ok).unwrap_or(Err(FlightError::Stopping));
             flights.land(&flight, outcome).await;
             drop(active);
         };

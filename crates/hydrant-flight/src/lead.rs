@@ -151,9 +151,13 @@ impl Flights {
     async fn kept(&self, flight: &Flight, halt: &CancellationToken) -> Result<Led, FlightError> {
         let keeping = async {
             let mut kept = self.0.keeper.keep(flight).await;
+            // Storage may have failed while the bytes still arrived: then it has time from the end.
+            if kept.is_err() && flight.sealed().await.is_err() {
+                return kept;
+            }
             let (mut pause, until) = (Duration::from_secs(1), Instant::now() + STORE_FOR);
             while let Err(error) = &kept {
-                if !flight.progress().whole || Instant::now() + pause > until {
+                if Instant::now() + pause > until {
                     break;
                 }
                 tracing::warn!(digest = %flight.digest(), %error, "blob not stored, trying again");

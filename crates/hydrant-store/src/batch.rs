@@ -14,6 +14,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
@@ -204,7 +205,8 @@ impl Unsynced {
         if self.files.is_empty() && self.directories.is_empty() {
             return Ok(());
         }
-        if self.files.len().max(self.directories.len()) >= MANY {
+        let many = self.files.len().max(self.directories.len()) >= MANY;
+        if many && self.is_on_the_file_system_of(root)? {
             return Ok(rustix::fs::syncfs(root)?);
         }
         self.files.iter().try_for_each(File::sync_all)?;
@@ -214,6 +216,16 @@ impl Unsynced {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         })
+    }
+}
+
+impl Unsynced {
+    /// Below the root others may be mounted, which `syncfs` of the root leaves alone.
+    fn is_on_the_file_system_of(&self, root: &File) -> io::Result<bool> {
+        let device = root.metadata()?.dev();
+        let is_there = |found: fs::Metadata| found.dev() == device;
+        let files = self.files.iter().all(|file| file.metadata().is_ok_and(is_there));
+        Ok(files && self.directories.iter().all(|path| fs::metadata(path).is_ok_and(is_there)))
     }
 }
 

@@ -94,13 +94,18 @@ impl Directory {
                 Ok(()) => {}
                 // Another write of the same object is under way.
                 Err(Errno::EXIST) => continue,
-                Err(Errno::XDEV | Errno::NOENT | Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {
-                    break;
+                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => {
+                    return Err(error.into());
                 }
-                Err(error) => return Err(error.into()),
+                // Whatever forbids it: the bytes can still be copied.
+                Err(_) => break,
             }
             match fs::rename(&staged, &path) {
-                Ok(()) => return sync_parent(&path).map(|()| Naming::Done),
+                Ok(()) => {
+                    // Where the file had its name already, renaming leaves both.
+                    let _ = fs::remove_file(&staged);
+                    return sync_parent(&path).map(|()| Naming::Done);
+                }
                 // Who has just finished the same object removed ours as superfluous.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {

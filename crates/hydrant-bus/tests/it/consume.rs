@@ -260,6 +260,36 @@ async fn never_more_handlers_than_slots_and_interactive_jobs_go_first() {
 }
 
 #[tokio::test]
+async fn interactive_jobs_that_come_later_go_before_a_backlog() {
+    let server = NatsServer::start().await;
+    let bus = connect(&server).await;
+    for n in 0..30 {
+        let lane = Lane::Background;
+        let background = HydrationRequested { lane, ..job("lab", &format!("b{n}")) };
+        bus.publish_job(&background).await.unwrap();
+    }
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let running = run(&bus, "lab", Setup { slots: 1, ..Setup::default() }, move |job| {
+        noted.note(&job.message.reference);
+        async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Verdict::Done
+        }
+    });
+    for n in 0..5 {
+        // While the slot is taken, and after the lane was found empty.
+        seen.wait("the backlog to go on", |list| list.len() > 4 * n).await;
+        bus.publish_job(&job("lab", &format!("i{n}"))).await.unwrap();
+    }
+    drained(&server).await;
+    let list = seen.list();
+    let last = list.iter().rposition(|tag| tag.starts_with('i')).unwrap();
+    assert!(last < 29, "interactive jobs waited for the backlog: {list:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_paused_upstream_takes_nothing_while_another_goes_on() {
     let server = NatsServer::start().await;
     let bus = connect(&server).await;
