@@ -5,9 +5,9 @@
 //! one `syncfs` costs less than all of those, though it also writes what others have not yet synced.
 //! What was written in one round is named in the next, so that a round syncs once for both.
 //!
-//! A file is staged beside its place as `<name>#<number>`, as `object_store` stages the large ones.
+//! A file is staged beside its place (`staged.rs`), as the large ones are.
 
-use crate::directory;
+use crate::staged;
 use bytes::Bytes;
 use object_store::PutMode;
 use std::{
@@ -159,12 +159,12 @@ fn name(order: &Order, staged: &Path) -> io::Result<()> {
 }
 
 fn stage(order: &Order, unsynced: &mut Unsynced) -> io::Result<PathBuf> {
-    let mut number = 1;
+    let mut tries = 1;
     loop {
-        let path = directory::staged(&order.file, number);
+        let path = staged::staged(&order.file);
         let mut file = match File::options().write(true).create_new(true).open(&path) {
             Ok(file) => file,
-            Err(error) if number >= TRIES => return Err(error),
+            Err(error) if tries >= TRIES => return Err(error),
             Err(error) => {
                 match error.kind() {
                     io::ErrorKind::AlreadyExists => {}
@@ -172,7 +172,7 @@ fn stage(order: &Order, unsynced: &mut Unsynced) -> io::Result<PathBuf> {
                     io::ErrorKind::NotFound => make_parents(&order.file, unsynced)?,
                     _ => return Err(error),
                 }
-                number += 1;
+                tries += 1;
                 continue;
             }
         };

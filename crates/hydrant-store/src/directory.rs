@@ -1,9 +1,9 @@
 //! The local directory: durable writes, locks between processes, and files a killed process left.
 //!
-//! Every write is staged beside its place as `<name>#<number>`, synced, renamed, and its directory
-//! synced: the parts of large blobs by `object_store`, small objects in `batch.rs`. A blob that was
-//! spooled into a file without a name, on the same file system, is not written again: it is synced and
-//! gets its name here, first a staged one like every write.
+//! Every write is staged beside its place (`staged.rs`), synced, renamed, and its directory synced:
+//! the parts of large blobs in `staged.rs`, small objects in `batch.rs`. A blob that was spooled into
+//! a file without a name, on the same file system, is not written again: it is synced and gets its
+//! name here, first a staged one like every write.
 //!
 //! Locks are `flock`s on a fixed set of files that are never removed: a
 //! killed process loses its lock with its file descriptors.
@@ -12,10 +12,11 @@ use crate::{
     batch::{Batches, Existing},
     error::StoreError,
     key,
+    staged::{StagedUpload, place_of, staged},
 };
 use bytes::Bytes;
 use hydrant_proto::Digest;
-use object_store::{local::LocalFileSystem, path::Path};
+use object_store::{MultipartUpload, local::LocalFileSystem, path::Path};
 use rustix::{
     fs::{AtFlags, CWD, linkat},
     io::Errno,
@@ -28,7 +29,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::time::Instant;
+use tokio::{task::spawn_blocking, time::Instant};
 
 /// Longest wait for a lock. A holder needs it for one small durable write; longer means that it
 /// is stopped or its disk is.
@@ -87,18 +88,16 @@ impl Directory {
     pub(crate) fn name(&self, file: &File, key: &str) -> io::Result<Naming> {
         file.sync_all()?;
         let path = self.root.join(key);
-        self.make_parents(&path)?;
-        for number in 1.. {
-            let staged = staged(&path, number);
+        make_parents(&path)?;
+        loop {
+            let staged = staged(&path);
             match link(file, &staged) {
                 Ok(()) => {}
-                // Another write of the same object is under way.
-                Err(Errno::EXIST) => continue,
                 Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => {
                     return Err(error.into());
                 }
                 // Whatever forbids it: the bytes can still be copied.
-                Err(_) => break,
+                Err(_) => return Ok(Naming::Impossible),
             }
             match fs::rename(&staged, &path) {
                 Ok(()) => {
@@ -114,17 +113,21 @@ impl Directory {
                 }
             }
         }
-        Ok(Naming::Impossible)
     }
 
-    /// The directories that lead to `path`, durable as far as they are new.
-    fn make_parents(&self, path: &FilePath) -> io::Result<()> {
-        let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) else { return Ok(()) };
-        self.make_parents(parent)?;
-        match fs::create_dir(parent) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => sync_parent(parent),
-        }
+    /// Begins an object that is written in parts.
+    pub(crate) async fn begin_upload(
+        &self,
+        path: &Path,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        let place = self.file(path);
+        let begun = spawn_blocking(move || StagedUpload::begin(place)).await;
+        let begun = begun.expect("beginning a file does not panic");
+        let upload = begun.map_err(|source| object_store::Error::Generic {
+            store: "directory",
+            source: source.into(),
+        })?;
+        Ok(Box::new(upload))
     }
 
     /// Where the object lies.
@@ -205,13 +208,9 @@ impl Directory {
 
     fn staged(&self, path: PathBuf) -> io::Result<Option<StagedFile>> {
         let relative = path.strip_prefix(&self.root).expect("walked from the root");
-        let Some((key, number)) = relative.to_str().and_then(|text| text.rsplit_once('#')) else {
+        let Some(key) = relative.to_str().and_then(place_of).map(str::to_owned) else {
             return Ok(None);
         };
-        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-            return Ok(None);
-        }
-        let key = key.to_owned();
         let written_at = present(fs::metadata(&path).and_then(|meta| meta.modified()))?;
         Ok(written_at.map(|written_at| StagedFile { path, key, written_at }))
     }
@@ -223,15 +222,18 @@ fn link(file: &File, name: &FilePath) -> Result<(), Errno> {
     linkat(CWD, open, CWD, name, AtFlags::SYMLINK_FOLLOW)
 }
 
-fn sync_parent(path: &FilePath) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+/// The directories that lead to `path`, durable as far as they are new.
+pub(crate) fn make_parents(path: &FilePath) -> io::Result<()> {
+    let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) else { return Ok(()) };
+    make_parents(parent)?;
+    match fs::create_dir(parent) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_parent(parent),
+    }
 }
 
-/// The file in which a write waits for its name.
-pub(crate) fn staged(file: &FilePath, number: u32) -> PathBuf {
-    let mut staged = file.as_os_str().to_owned();
-    staged.push(format!("#{number}"));
-    staged.into()
+pub(crate) fn sync_parent(path: &FilePath) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// What vanished meanwhile is no failure.

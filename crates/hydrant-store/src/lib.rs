@@ -37,6 +37,7 @@ mod s3;
 mod sound;
 mod sound_file;
 mod spooled;
+mod staged;
 mod tag;
 mod upload;
 mod writer;

@@ -1,7 +1,7 @@
 //! One multipart upload that is completed, or else aborted, whatever becomes of its owner.
 
 use crate::{
-    Store,
+    Backend, Store,
     error::{StoreError, classify},
     object::timed,
 };
@@ -43,7 +43,7 @@ impl Upload {
         let (hand_over, receive) = oneshot::channel();
         let store = store.clone();
         store.background.clone().spawn(async move {
-            let opened = timed(StoreOperation::Upload, store.objects.put_multipart(&path)).await;
+            let opened = timed(StoreOperation::Upload, open(&store, &path)).await;
             let upload = opened.map_err(|error| classify(&path, error)).map(|multipart| Self {
                 path,
                 multipart: Some(multipart),
@@ -132,6 +132,13 @@ impl Drop for Upload {
         if let Some(work) = self.take_abort() {
             self.background.spawn(work);
         }
+    }
+}
+
+async fn open(store: &Store, path: &Path) -> object_store::Result<Box<dyn MultipartUpload>> {
+    match &store.backend {
+        Backend::Directory(directory) => directory.begin_upload(path).await,
+        Backend::S3(_) | Backend::Memory => store.objects.put_multipart(path).await,
     }
 }
 

@@ -48,6 +48,7 @@ macro_rules! suite {
             races::one_of_many_creators_wins,
             races::one_of_many_successors_wins,
             races::two_handles_decide_the_same_race,
+            races::of_three_writers_of_a_blob_none_leaves_it_cut_off,
             records::misses_are_kept_until_forgotten,
             records::recording_and_forgetting_at_once_loses_nothing,
             records::an_older_completion_never_replaces_a_newer,

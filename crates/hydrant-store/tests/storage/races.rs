@@ -1,9 +1,9 @@
 //! Races: one writer wins, the others know it.
 
-use crate::bench::{Bench, Place, open_directory, repository, tag};
+use crate::bench::{Bench, Place, bytes_of, open_directory, repository, tag};
 use futures::future::join_all;
 use hydrant_proto::{Digest, MediaType};
-use hydrant_store::{Owner, Store, StoreError, TagRecord, Version};
+use hydrant_store::{Owner, PART_BYTES, Store, StoreError, TagRecord, Version};
 use jiff::Timestamp;
 use std::{env, process::Command};
 
@@ -105,4 +105,30 @@ async fn add_to_chain(store: &Store) {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// A writer that was ended must not give the place to what a third has written so far.
+pub async fn of_three_writers_of_a_blob_none_leaves_it_cut_off(bench: &Bench) {
+    let bytes = bytes_of(3, 2 * PART_BYTES + 5);
+    let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+    let begin = async |part: usize| {
+        let mut writer = bench.another().begin_blob(&digest, Some(size));
+        writer.write(bytes.slice(..part)).await.unwrap();
+        writer
+    };
+    let (mut ended, mut first) = (begin(PART_BYTES).await, begin(PART_BYTES).await);
+    first.write(bytes.slice(PART_BYTES..)).await.unwrap();
+    first.commit().await.unwrap();
+    bench.store.end_other_writes(&digest).await.unwrap();
+    let mut third = begin(PART_BYTES).await;
+    let rest = ended.write(bytes.slice(PART_BYTES..)).await;
+    assert!(bench.store.has_blob(&digest, size).await.unwrap());
+    match rest {
+        Ok(()) => drop(ended.commit().await),
+        Err(_) => ended.abort().await,
+    }
+    assert!(bench.store.has_blob(&digest, size).await.unwrap(), "what was whole is cut off");
+    third.write(bytes.slice(PART_BYTES..)).await.unwrap();
+    assert_eq!(third.commit().await.unwrap(), size);
+    assert!(bench.store.has_blob(&digest, size).await.unwrap());
 }
