@@ -3,8 +3,9 @@
 
 use crate::{
     Bus, BusError, Consumed, Received, Rejected, Verdict,
-    settle::{Settler, Unsettled},
+    settle::Settler,
     source::{Pull, Source},
+    unsettled::Unsettled,
 };
 use async_nats::jetstream::{Message as Delivered, consumer::DeliverPolicy};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -120,7 +121,9 @@ pub async fn consume<M, H, F, R, G, E>(
     let ConsumeOptions { slots, mut paused, shutdown, drain } = options;
     let Some(bus) = consumer.lanes.first().map(|lane| lane.bus().clone()) else { return };
     let mut ears: Vec<_> = consumer.lanes.into_iter().map(Ear::new).collect();
-    let settler = Arc::new(Settler::new(consumer.owner, &bus, handle, reject));
+    let resumes = ears.iter().any(|ear| ear.source.resumes());
+    let unsettled = resumes.then(|| Unsettled::new(bus.config().ack_wait));
+    let settler = Arc::new(Settler::new(consumer.owner, &bus, unsettled, handle, reject));
     let mut work = JoinSet::new();
     let slots = slots.max(1);
     let take = |work: &mut JoinSet<()>, message, wanted| {
@@ -129,7 +132,7 @@ pub async fn consume<M, H, F, R, G, E>(
     while !shutdown.is_cancelled() {
         reap(&mut work);
         let free = if *paused.borrow() { 0 } else { slots.saturating_sub(work.len()) };
-        let filled = fill(&mut ears, free, &settler.unsettled, |message| {
+        let filled = fill(&mut ears, free, settler.unsettled.as_ref(), |message| {
             let wanted = !shutdown.is_cancelled() && !*paused.borrow();
             take(&mut work, message, wanted);
         });
@@ -194,6 +197,18 @@ impl Ear {
         Ok(drawn)
     }
 
+    /// Where to begin should the consumer vanish.
+    async fn remember(&mut self, unsettled: &Unsettled) {
+        if unsettled.is_due()
+            && let Some(floor) = self.source.settled_to().await
+        {
+            unsettled.settled_to(floor);
+        }
+        if let Some(time) = unsettled.resume_at() {
+            self.source.begin_at(time);
+        }
+    }
+
     async fn listen(&mut self, max: usize) -> Result<(), BusError> {
         self.open = Some(self.source.pull(max, Some(LISTEN)).await?);
         self.is_answered = false;
@@ -224,7 +239,7 @@ impl Ear {
 async fn fill(
     ears: &mut [Ear],
     mut free: usize,
-    unsettled: &Unsettled,
+    unsettled: Option<&Unsettled>,
     mut take: impl FnMut(Delivered),
 ) -> Result<(), BusError> {
     let several = ears.len() > 1;
@@ -237,8 +252,8 @@ async fn fill(
         if free == 0 {
             break;
         }
-        if let Some(time) = unsettled.resume_at() {
-            ear.source.begin_at(time);
+        if let Some(unsettled) = unsettled {
+            ear.remember(unsettled).await;
         }
         let filled = async {
             if several && !std::mem::take(&mut ear.is_quiet) {

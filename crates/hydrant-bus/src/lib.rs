@@ -34,6 +34,7 @@ mod shared;
 mod source;
 mod states;
 mod topology;
+mod unsettled;
 
 pub use bus::Bus;
 pub use config::{BusConfig, Credentials};

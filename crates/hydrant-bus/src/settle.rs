@@ -1,17 +1,18 @@
 //! One message from delivery to settlement: decode, run the handler under the sender's trace, keep
 //! the server informed, and turn the verdict into an acknowledgement.
 
-use crate::{Bus, BusError, Consumed, Received, Rejected, Verdict, headers, source::published};
+use crate::{
+    Bus, BusError, Consumed, Received, Rejected, Verdict, headers, source::published,
+    unsettled::Unsettled,
+};
 use async_nats::jetstream::{AckKind, Message as Delivered};
 use futures::FutureExt;
 use hydrant_proto::codec;
 use hydrant_telemetry::metrics::JobVerdict;
-use jiff::{SignedDuration, Timestamp};
 use std::{
-    collections::BTreeMap,
     fmt::Display,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
@@ -28,7 +29,8 @@ pub(crate) struct Settler<H, R> {
     pub(crate) owner: String,
     /// Cancelled when handlers have to stop at once.
     pub(crate) stop: CancellationToken,
-    pub(crate) unsettled: Unsettled,
+    /// `None` of a work queue, which keeps only what is not done and needs no telling.
+    pub(crate) unsettled: Option<Unsettled>,
     bus: Bus,
     ack_wait: Duration,
     handle: H,
@@ -64,11 +66,17 @@ impl From<Verdict> for Settlement {
 }
 
 impl<H, R> Settler<H, R> {
-    pub(crate) fn new(owner: String, bus: &Bus, handle: H, reject: R) -> Self {
+    pub(crate) fn new(
+        owner: String,
+        bus: &Bus,
+        unsettled: Option<Unsettled>,
+        handle: H,
+        reject: R,
+    ) -> Self {
         Self {
             owner,
             stop: CancellationToken::new(),
-            unsettled: Unsettled::default(),
+            unsettled,
             bus: bus.clone(),
             ack_wait: bus.config().ack_wait,
             handle,
@@ -86,7 +94,9 @@ impl<H, R> Settler<H, R> {
         G: Future<Output = Result<(), E>>,
         E: Display,
     {
-        self.unsettled.begin(&delivered);
+        if let Some(unsettled) = &self.unsettled {
+            unsettled.begin(&delivered);
+        }
         let settlement = match wanted {
             true => self.handle_delivered(&delivered).await,
             false => Settlement::returned(),
@@ -198,8 +208,8 @@ impl<H, R> Settler<H, R> {
     /// Settles and waits for the server to confirm. Unconfirmed, the message may come again, which
     /// a handler must bear anyway.
     async fn acknowledge(&self, delivered: &Delivered, settlement: &Settlement) {
-        if let AckKind::Ack | AckKind::Term = settlement.ack {
-            self.unsettled.end(delivered);
+        if let (AckKind::Ack | AckKind::Term, Some(unsettled)) = (settlement.ack, &self.unsettled) {
+            unsettled.end(delivered);
         }
         let mut link = self.bus.link();
         let epoch = link.borrow().epoch;
@@ -236,38 +246,4 @@ fn deliveries(delivered: &Delivered) -> u64 {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// The messages this process has seen and not removed, so that a consumer that was deleted can
-/// begin again where it had been.
-#[derive(Debug, Default)]
-pub(crate) struct Unsettled(Mutex<Seen>);
-
-#[derive(Debug, Default)]
-struct Seen {
-    /// By stream sequence.
-    open: BTreeMap<u64, Timestamp>,
-    newest: Option<Timestamp>,
-}
-
-impl Unsettled {
-    fn begin(&self, delivered: &Delivered) {
-        let (Ok(info), Some(published)) = (delivered.info(), published(delivered)) else { return };
-        let mut seen = self.0.lock().expect("no holder panics");
-        seen.open.insert(info.stream_sequence, published);
-        seen.newest = seen.newest.max(Some(published));
-    }
-
-    fn end(&self, delivered: &Delivered) {
-        if let Ok(info) = delivered.info() {
-            self.0.lock().expect("no holder panics").open.remove(&info.stream_sequence);
-        }
-    }
-
-    /// The time of the oldest message that is not settled, or just after the newest one seen.
-    pub(crate) fn resume_at(&self) -> Option<Timestamp> {
-        let seen = self.0.lock().expect("no holder panics");
-        let oldest = seen.open.values().min().copied();
-        oldest.or_else(|| Some(seen.newest? + SignedDuration::from_nanos(1)))
-    }
 }

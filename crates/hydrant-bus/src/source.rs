@@ -64,15 +64,27 @@ impl Source {
         &self.bus
     }
 
-    /// Where to begin if the consumer has to be made again. A work queue keeps only what is not
-    /// done, so there it is always the beginning.
+    /// Whether the consumer has to begin where it was, should it be made again. A work queue keeps
+    /// only what is not done, so there it is always the beginning.
+    pub(crate) fn resumes(&self) -> bool {
+        self.config.deliver_policy != DeliverPolicy::All
+    }
+
+    /// Where to begin if the consumer has to be made again.
     pub(crate) fn begin_at(&mut self, time: Timestamp) {
-        if self.config.deliver_policy == DeliverPolicy::All {
+        if !self.resumes() {
             return;
         }
         if let Ok(start_time) = datetime::from_nanos(time.as_nanosecond()) {
             self.config.deliver_policy = DeliverPolicy::ByStartTime { start_time };
         }
+    }
+
+    /// The stream sequence up to which everything was settled; `None` when that cannot be told.
+    pub(crate) async fn settled_to(&self) -> Option<u64> {
+        let consumer = self.consumer.as_ref()?;
+        let info = timeout(REQUEST_TIMEOUT, consumer.get_info()).await.ok()?.ok()?;
+        Some(info.ack_floor.stream_sequence)
     }
 
     /// Makes the consumer now instead of at the first pull, so that nothing that is published

@@ -37,13 +37,21 @@ fn deliver<F>(
 where
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let shutdown = CancellationToken::new();
-    let options = ConsumeOptions {
-        slots: 4,
-        paused: watch::channel(false).1,
-        shutdown: shutdown.clone(),
-        drain: Duration::ZERO,
-    };
+    deliver_in(4, &watch::Sender::new(false), consumer, handle)
+}
+
+fn deliver_in<F>(
+    slots: usize,
+    paused: &watch::Sender<bool>,
+    consumer: Consumer<Event>,
+    handle: impl Fn(Delivery) -> F + Send + Sync + 'static,
+) -> (CancellationToken, JoinHandle<()>)
+where
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    let (shutdown, paused) = (CancellationToken::new(), paused.subscribe());
+    let options =
+        ConsumeOptions { slots, paused, shutdown: shutdown.clone(), drain: Duration::ZERO };
     let reject = |_| async { Ok::<_, String>(()) };
     (shutdown, tokio::spawn(consume(consumer, options, handle, reject)))
 }
@@ -137,6 +145,47 @@ async fn a_deleted_webhook_consumer_begins_again_where_it_was() {
     bus.publish_event(&event(2)).await.unwrap();
     seen.wait("the event after", |list| list.contains(&"2".to_owned())).await;
     assert_eq!(seen.list(), ["1", "2"], "what was settled is not told again");
+    stop.cancel();
+    task.await.unwrap();
+}
+
+/// Handlers of two processes; the first gives every event numbered 1 back for longer than it takes
+/// until the server is asked again what is settled.
+#[tokio::test]
+async fn what_another_process_settled_is_not_told_again() {
+    let server = NatsServer::start().await;
+    let bus = connect(&server).await;
+    let (consumer, seen) = (attached(&bus, "ci").await, Seen::default());
+    let (paused, noted) = (watch::Sender::new(false), seen.clone());
+    let (stop, task) = deliver_in(1, &paused, consumer, move |delivery| {
+        let seq = delivery.message.data.seq;
+        noted.note(format!("here {seq}"));
+        async move { if seq == 1 { Verdict::Later(ACK_WAIT * 3 / 2) } else { Verdict::Done } }
+    });
+    bus.publish_event(&event(1)).await.unwrap();
+    seen.wait("the first event", |list| list == ["here 1"]).await;
+    paused.send_replace(true);
+    let noted = seen.clone();
+    let (stop_other, other) = deliver(bus.event_deliveries("ci"), move |delivery| {
+        noted.note(format!("there {}", delivery.message.data.seq));
+        async { Verdict::Done }
+    });
+    seen.wait("it elsewhere", |list| list.last().is_some_and(|last| last == "there 1")).await;
+    stop_other.cancel();
+    other.await.unwrap();
+    paused.send_replace(false);
+    let expect = async |seq: u64| {
+        bus.publish_event(&event(seq)).await.unwrap();
+        let last = format!("here {seq}");
+        seen.wait(&last, |list| list.contains(&last)).await;
+    };
+    expect(2).await;
+    expect(3).await;
+    let jetstream = raw(&server).await;
+    jetstream.delete_consumer_from_stream("webhook-ci", "HYDRANT_EVENTS").await.unwrap();
+    expect(4).await;
+    let told = seen.list();
+    assert_eq!(told.iter().filter(|event| *event == "here 1").count(), 1, "{told:?}");
     stop.cancel();
     task.await.unwrap();
 }
