@@ -4,6 +4,7 @@
 //! hydrate.<lane>.<upstream>.<job id>   work queue, one outstanding message per subject
 //! events.<event kind>                  what happened, kept for a week
 //! deliveries.<webhook>                 log of webhook attempts, in memory
+//! deliveries.<webhook>.<event id>      attempts at one event that is to be tried again, as well
 //! ```
 
 use crate::{
@@ -123,6 +124,11 @@ pub fn parse_webhook_consumer(consumer: &str) -> Option<&str> {
 
 pub fn deliveries(webhook: &str) -> String {
     format!("deliveries.{webhook}")
+}
+
+/// The attempts at one event for one webhook; ids of events are hex.
+pub fn delivery(webhook: &str, event_id: &str) -> String {
+    format!("deliveries.{webhook}.{event_id}")
 }
 
 #[cfg(test)]

@@ -72,31 +72,7 @@ impl Bucket {
 
     /// Like [`Bucket::get`], and where in the history the key is when it has no value.
     pub(crate) async fn last(&self, key: &str) -> Result<Last, BusError> {
-        const WHAT: &str = "read a value";
-        self.bus.reachable()?;
-        let stream = self.bus.jetstream().get_stream_no_info(self.stream).await;
-        let stream = stream.map_err(|e| BusError::unknown(WHAT, e))?;
-        match stream.get_last_raw_message_by_subject(&self.subject(key)).await {
-            Ok(message) => {
-                let nanos = message.time.unix_timestamp_nanos();
-                let written_at = Timestamp::from_nanosecond(nanos).unwrap_or_default();
-                let (revision, value) = (message.sequence, message.payload);
-                let entry = Entry { value, revision, written_at };
-                Ok(Last { revision, entry: (!is_deleted(&message.headers)).then_some(entry) })
-            }
-            Err(error) => match error.kind() {
-                LastRawMessageErrorKind::NoMessageFound => Ok(Last::default()),
-                LastRawMessageErrorKind::JetStream(e)
-                    if e.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND =>
-                {
-                    // A bucket that is gone has no values; the next check makes it again.
-                    Ok(Last::default())
-                }
-                LastRawMessageErrorKind::JetStream(_)
-                | LastRawMessageErrorKind::InvalidSubject
-                | LastRawMessageErrorKind::Other => Err(BusError::unknown(WHAT, error)),
-            },
-        }
+        last_on(&self.bus, self.stream, &self.subject(key)).await
     }
 
     /// Writes whatever was there before.
@@ -195,6 +171,35 @@ impl Bucket {
         let watch =
             Watch { bucket, key: key.to_owned(), source, pull: None, told: None, newest: 0 };
         stream::unfold(watch, |mut watch| async move { Some((watch.next().await, watch)) })
+    }
+}
+
+/// The last message on a subject, as the leader of its stream knows it.
+pub(crate) async fn last_on(bus: &Bus, stream: &str, subject: &str) -> Result<Last, BusError> {
+    const WHAT: &str = "read a value";
+    bus.reachable()?;
+    let stream = bus.jetstream().get_stream_no_info(stream).await;
+    let stream = stream.map_err(|e| BusError::unknown(WHAT, e))?;
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => {
+            let nanos = message.time.unix_timestamp_nanos();
+            let written_at = Timestamp::from_nanosecond(nanos).unwrap_or_default();
+            let (revision, value) = (message.sequence, message.payload);
+            let entry = Entry { value, revision, written_at };
+            Ok(Last { revision, entry: (!is_deleted(&message.headers)).then_some(entry) })
+        }
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(Last::default()),
+            LastRawMessageErrorKind::JetStream(e)
+                if e.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND =>
+            {
+                // What is gone has no values; the next check makes it again.
+                Ok(Last::default())
+            }
+            LastRawMessageErrorKind::JetStream(_)
+            | LastRawMessageErrorKind::InvalidSubject
+            | LastRawMessageErrorKind::Other => Err(BusError::unknown(WHAT, error)),
+        },
     }
 }
 

@@ -2,27 +2,28 @@
 
 use crate::{
     delivery::{Answer, Unsent},
+    endpoint::Attempt,
     settle,
 };
-use hydrant_bus::{Delivery, Rejected};
+use hydrant_bus::Rejected;
 use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, StoreError};
 use jiff::Timestamp;
 
-/// Records that `webhook` did not take the event of `delivery`. Told twice, it is one record.
+/// Records that `webhook` did not take the event of `attempt`. Told twice, it is one record.
 pub async fn keep(
     store: &Store,
     webhook: &str,
-    delivery: &Delivery,
+    attempt: &Attempt,
     result: &Result<Answer, Unsent>,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let event = delivery.message.clone();
+    let event = attempt.delivery.message.clone();
     let letter = DeadLetter {
         id: DeadLetterId::of_delivery(webhook, &event.id),
         given_up: GivenUp::Delivery { webhook: webhook.to_owned(), event },
         class: Some(settle::class(result)),
         reason: settle::complaint(result).unwrap_or_default(),
-        attempts: delivery.deliveries,
+        attempts: attempt.number,
         at,
     };
     store.put_dead_letter(&letter).await

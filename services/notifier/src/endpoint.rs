@@ -48,6 +48,13 @@ pub enum Past {
     None,
 }
 
+/// One attempt at a delivery; the first is number 1.
+#[derive(Debug)]
+pub struct Attempt {
+    pub delivery: Delivery,
+    pub number: u64,
+}
+
 /// What an attempt came to, once that is recorded.
 #[derive(Clone, Copy, Debug)]
 struct Settled {
@@ -105,17 +112,35 @@ impl Endpoint {
             metrics().webhooks.attempted(self.name(), Counted::Skipped, Duration::ZERO);
             return Verdict::Obsolete;
         }
+        let number = self.number(&delivery).await;
+        let attempt = Attempt { delivery, number };
         let (began, clock) = (Timestamp::now(), Instant::now());
-        let result = self.sender.attempt(&delivery.message, delivery.traceparent.as_deref()).await;
+        let Delivery { message, traceparent, .. } = &attempt.delivery;
+        let result = self.sender.attempt(message, traceparent.as_deref()).await;
         let took = clock.elapsed();
-        let settled = self.settle(&delivery, &result).await;
-        self.record(&delivery, &result, settled.outcome, began, took).await;
+        let settled = self.settle(&attempt, &result).await;
+        self.record(&attempt, &result, settled.outcome, began, took).await;
         settled.verdict
     }
 
-    async fn settle(&self, delivery: &Delivery, result: &Result<Answer, Unsent>) -> Settled {
+    /// The how-manieth attempt this is: the one after the last that failed. Deliveries that were
+    /// given back, or died with their process, are none.
+    async fn number(&self, delivery: &Delivery) -> u64 {
+        if delivery.deliveries <= 1 {
+            return 1;
+        }
+        let last = self.bus.last_attempt(self.name(), &delivery.message.id).await;
+        settle::number(
+            delivery.deliveries,
+            last.ok().flatten(),
+            Timestamp::now().duration_since(delivery.published),
+            self.settings.patience,
+        )
+    }
+
+    async fn settle(&self, attempt: &Attempt, result: &Result<Answer, Unsent>) -> Settled {
         let now = Timestamp::now();
-        match settle::step(judge(result), delivery.deliveries, &self.settings.schedule) {
+        match settle::step(judge(result), attempt.number, &self.settings.schedule) {
             Step::Done => {
                 self.streak.end();
                 Settled { verdict: Verdict::Done, outcome: DeliveryOutcome::Delivered }
@@ -126,12 +151,12 @@ impl Endpoint {
             }
             Step::GiveUp => {
                 self.lose_patience(now).await;
-                self.bury(delivery, result, now).await
+                self.bury(attempt, result, now).await
             }
             Step::Disable => {
                 self.stop_sending();
                 match self.disabler.disable(self.name(), disable::gone(now)).await {
-                    Ok(()) => self.bury(delivery, result, now).await,
+                    Ok(()) => self.bury(attempt, result, now).await,
                     Err(error) => self.not_recorded("disable the webhook", &error, now),
                 }
             }
@@ -141,11 +166,11 @@ impl Endpoint {
     /// Writes the dead letter; only then may the event leave the bus.
     async fn bury(
         &self,
-        delivery: &Delivery,
+        attempt: &Attempt,
         result: &Result<Answer, Unsent>,
         now: Timestamp,
     ) -> Settled {
-        match dead_letter::keep(&self.store, self.name(), delivery, result, now).await {
+        match dead_letter::keep(&self.store, self.name(), attempt, result, now).await {
             Ok(()) => Settled { verdict: Verdict::Dead, outcome: DeliveryOutcome::DeadLettered },
             Err(error) => self.not_recorded("write the dead letter", &error, now),
         }
@@ -181,7 +206,7 @@ impl Endpoint {
     /// Counts and logs the attempt, also on the bus where people look for it.
     async fn record(
         &self,
-        delivery: &Delivery,
+        Attempt { delivery, number }: &Attempt,
         result: &Result<Answer, Unsent>,
         outcome: DeliveryOutcome,
         at: Timestamp,
@@ -192,7 +217,7 @@ impl Endpoint {
             webhook: self.name().to_owned(),
             event_id: event.id.clone(),
             kind: event.kind,
-            attempt: delivery.deliveries,
+            attempt: *number,
             at,
             status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
             error: settle::complaint(result),

@@ -1,5 +1,5 @@
-//! When a failed delivery is tried again. Pure: JetStream keeps the time and counts the attempts,
-//! so a schedule survives restarts without a state of its own.
+//! When a failed delivery is tried again. Pure: JetStream keeps the time and the delivery log the
+//! number of attempts, so a schedule survives restarts without a state of its own.
 
 use jiff::{Timestamp, fmt::rfc2822};
 use std::time::Duration;

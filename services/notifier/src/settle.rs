@@ -6,6 +6,7 @@ use crate::{
 };
 use hydrant_egress::EgressError;
 use hydrant_proto::FailureClass;
+use jiff::SignedDuration;
 use std::time::Duration;
 
 /// The next step of one delivery.
@@ -19,6 +20,22 @@ pub enum Step {
     GiveUp,
     /// The endpoint is gone: disable it, dead letter.
     Disable,
+}
+
+/// Which attempt a delivery is, after the `last` that failed. Where none is known there was none, or
+/// the bus has lost its memory: what is older than `patience` is then counted by its deliveries, so
+/// that it comes to an end before the bus forgets it.
+pub fn number(
+    deliveries: u64,
+    last: Option<u64>,
+    age: SignedDuration,
+    patience: SignedDuration,
+) -> u64 {
+    match last {
+        Some(last) => (last + 1).min(deliveries),
+        None if age > patience => deliveries,
+        None => 1,
+    }
 }
 
 pub fn step(judgement: Judgement, attempt: u64, schedule: &Schedule) -> Step {
@@ -79,6 +96,23 @@ mod tests {
         ];
         for (judgement, attempt, expected) in table {
             assert_eq!(step(judgement, attempt, &schedule), expected, "{judgement:?} {attempt}");
+        }
+    }
+
+    #[test]
+    fn what_was_given_back_is_no_attempt_and_nothing_is_tried_for_ever() {
+        let patience = SignedDuration::from_secs(5);
+        let (young, old) = (SignedDuration::from_secs(4), SignedDuration::from_secs(6));
+        let table = [
+            (3, None, young, 1),
+            (3, Some(1), young, 2),
+            (3, Some(1), old, 2),
+            // Of an earlier time that the same event was given up.
+            (2, Some(9), young, 2),
+            (3, None, old, 3),
+        ];
+        for (deliveries, last, age, expected) in table {
+            assert_eq!(number(deliveries, last, age, patience), expected, "{last:?} {age}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use hydrant_boot::{Editor, Readiness, ResourceFeed};
-use hydrant_bus::{Bus, BusConfig};
+use hydrant_bus::{Bus, BusConfig, ConsumeOptions, Delivery, Verdict, consume};
 use hydrant_notifier::{Context, Settings};
 use hydrant_proto::{DeliveryAttempt, Event, EventData, EventKind};
 use hydrant_rules::{Resources, Table};
@@ -11,12 +11,14 @@ use hydrant_testkit::{NatsServer, until};
 use jiff::Timestamp;
 use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
 /// Longest wait for something that should happen at once.
 pub const SOON: Duration = Duration::from_secs(15);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The neighbours; they outlive the notifiers that a test starts and drops.
 pub struct Bench {
@@ -97,6 +99,33 @@ impl Bench {
         for some in events.chunks(100) {
             join_all(some.iter().map(|event| self.publish(event))).await;
         }
+    }
+
+    /// Publishes an event that the webhook's consumer delivers `times`, and gets back each time.
+    pub async fn given_back(&self, webhook: &str, event: &Event, times: u64) {
+        let mut consumer = self.bus.event_deliveries(webhook);
+        consumer.attach().await.unwrap();
+        self.publish(event).await;
+        let (stop, given_back) = (CancellationToken::new(), CancellationToken::new());
+        let options = ConsumeOptions {
+            slots: 1,
+            paused: watch::channel(false).1,
+            shutdown: stop.clone(),
+            drain: SOON,
+        };
+        let enough = given_back.clone();
+        let handle = move |delivery: Delivery| {
+            if delivery.deliveries >= times {
+                enough.cancel();
+            }
+            let rest = if delivery.deliveries >= times { SECOND } else { Duration::ZERO };
+            async move { Verdict::Later(rest) }
+        };
+        let task =
+            tokio::spawn(consume(consumer, options, handle, |_| async { Ok::<_, String>(()) }));
+        given_back.cancelled().await;
+        stop.cancel();
+        task.await.unwrap();
     }
 
     /// The log of a webhook, oldest first, once it has `count` attempts.

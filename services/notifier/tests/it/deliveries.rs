@@ -179,7 +179,7 @@ async fn killed_after_the_200_the_next_one_sends_the_same_id_again() {
     let _notifier = bench.notifier(quick()).await;
     until("the second request", SOON, async || (endpoint.ids().len() == 2).then_some(())).await;
     assert_eq!(endpoint.ids(), [event.id.as_str(), event.id.as_str()]);
-    assert_eq!(bench.log("ci", 1).await[0].attempt, 2);
+    assert_eq!(bench.log("ci", 1).await[0].attempt, 1, "nobody saw the other fail");
 }
 
 #[tokio::test]
@@ -197,6 +197,22 @@ async fn a_restart_keeps_the_count_and_the_time_of_attempts() {
     let received = sink.wait_for(2, SOON).await;
     assert!(received[1].at - received[0].at >= pause, "the pause was cut short");
     assert_eq!(bench.log("ci", 2).await[1].attempt, 2);
+}
+
+/// As when a process stops with deliveries it has not begun, or has them while it is paused.
+#[tokio::test]
+async fn what_is_given_back_unhandled_uses_up_no_attempt() {
+    let (bench, sink) = (Bench::start().await, WebhookSink::start().await);
+    bench.webhooks(&[("ci", &sink.url(), "")]).await;
+    sink.usually(Reply::status(500));
+    let schedule = Schedule::exactly([TENTH; 2]);
+    bench.given_back("ci", &hydrated(1), 5).await;
+    let _notifier = bench.notifier(Settings { schedule, ..Settings::default() }).await;
+    let letter = dead_letters(&bench, 1).await.remove(0);
+    assert_eq!(letter.attempts, 3);
+    let log = bench.log("ci", 3).await;
+    assert_eq!(log.iter().map(|attempt| attempt.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(sink.received().len(), 3);
 }
 
 #[tokio::test]
