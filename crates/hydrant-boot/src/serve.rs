@@ -15,7 +15,15 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use socket::Socket;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -44,6 +52,8 @@ impl Default for Limits {
 /// Pause after a failed accept: mostly there is no free file descriptor, and there will be one
 /// when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often, and how long, the other end of an HTTP/2 connection is asked whether it is there.
+const PING: Duration = Duration::from_secs(30);
 
 /// Serves `router` until `shutdown`, then closes idle connections and waits for the requests under
 /// way; the caller sets the deadline for that by dropping this. Handlers find the client's address
@@ -60,14 +70,19 @@ pub async fn serve(
     while let Some((stream, peer, slot)) = next(&listener, &slots, &shutdown).await {
         // Latency matters more than the number of packets; failing to set it harms nothing.
         let _ = stream.set_nodelay(true);
-        let outlet = Outlet::default();
-        let service = service_fn(answer(router.clone(), peer, outlet.clone()));
+        let (outlet, asked) = (Outlet::default(), Arc::new(AtomicBool::new(false)));
+        let service = service_fn(answer(router.clone(), peer, outlet.clone(), asked.clone()));
         let socket = TokioIo::new(Socket::new(stream, outlet));
         let connection = server.serve_connection_with_upgrades(socket, service);
         let connection = graceful.watch(connection.into_owned());
         connections.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "connection ended early");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "connection ended early");
+                },
+                () = silence(&asked, limits.header_read) => {
+                    tracing::debug!(%peer, "connection without a request closed");
+                }
             }
             drop(slot);
         });
@@ -86,8 +101,22 @@ fn server(limits: Limits) -> auto::Builder<TokioExecutor> {
         .header_read_timeout(limits.header_read)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     let header_list = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX);
-    server.http2().timer(TokioTimer::new()).max_header_list_size(header_list);
     server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .max_header_list_size(header_list);
+    server
+}
+
+/// Returns when nothing was asked within `limit`. hyper's own limit begins with the bytes that tell
+/// HTTP/1 from HTTP/2, and there is none for HTTP/2: who sends nothing would keep a slot for ever.
+async fn silence(asked: &AtomicBool, limit: Duration) {
+    tokio::time::sleep(limit).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
 }
 
 type Slot = tokio::sync::OwnedSemaphorePermit;
@@ -124,8 +153,10 @@ fn answer(
     router: Router,
     peer: SocketAddr,
     outlet: Outlet,
+    asked: Arc<AtomicBool>,
 ) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> {
     move |request| {
+        asked.store(true, Ordering::Relaxed);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         if request.version() == Version::HTTP_11 {
@@ -193,6 +224,28 @@ mod tests {
         assert!(!ask(address, "GET / HTTP/1.1\r\nhost:").await.contains("200"));
         let swollen = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "a".repeat(64 * 1024));
         assert!(!ask(address, &swollen).await.contains("200"));
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_nothing_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limit = Duration::from_millis(50);
+        let limits = Limits { header_read: limit, ..Limits::default() };
+        let slow = async move || {
+            tokio::time::sleep(4 * limit).await;
+            "hello"
+        };
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", get(slow));
+        let serving = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        for opening in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\n"] {
+            let end = tokio::time::timeout(Duration::from_secs(20), ask(address, opening)).await;
+            assert!(end.is_ok_and(|answer| !answer.contains("200")), "{opening:?}");
+        }
+        assert!(ask(address, GET).await.ends_with("hello"), "an answer may take longer");
         stop.cancel();
         serving.await.unwrap();
     }
