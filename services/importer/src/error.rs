@@ -16,9 +16,13 @@ const FEW_ATTEMPTS: u32 = 3;
 /// Why an attempt at a job did not make the image durable.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The rule is gone, has changed, or the tag is the customer's own: nothing is to be done.
+    /// The tag is the customer's own: nothing is to be done.
     #[error("obsolete: {0}")]
     Obsolete(&'static str),
+    /// The rule is not the one the job was made for: it has changed since, or was changed a moment
+    /// ago and this process has yet to hear of it.
+    #[error("obsolete: {0}")]
+    Fenced(&'static str),
     #[error("ask the upstream: {0}")]
     Upstream(#[from] UpstreamError),
     #[error("fetch a blob: {0}")]
@@ -61,7 +65,7 @@ pub enum Remedy {
 impl ImportError {
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Obsolete(_) => FailureClass::Unknown,
+            Self::Obsolete(_) | Self::Fenced(_) => FailureClass::Unknown,
             Self::Upstream(error) => error.class(),
             Self::Flight(error) => error.class(),
             Self::Store(error) => error.class(),
@@ -75,7 +79,7 @@ impl ImportError {
 
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Obsolete(_) => Remedy::Obsolete,
+            Self::Obsolete(_) | Self::Fenced(_) => Remedy::Obsolete,
             Self::Raced => Remedy::Wait(Duration::from_millis(200)),
             Self::Announce(_) => Remedy::Wait(Duration::from_secs(5)),
             Self::Stalled(_) => Remedy::Wait(Duration::from_secs(30)),

@@ -53,9 +53,9 @@ fn fence(worker: &Worker, request: &HydrationRequested) -> Result<Route, ImportE
     let table = worker.table();
     let route = table
         .route(&request.repository)
-        .ok_or(ImportError::Obsolete("no rule covers the repository any more"))?;
+        .ok_or(ImportError::Fenced("no rule covers the repository any more"))?;
     if route.rule.name.as_str() != request.rule || route.generation.as_str() != request.generation {
-        return Err(ImportError::Obsolete("the rule has changed since"));
+        return Err(ImportError::Fenced("the rule has changed since"));
     }
     Ok(route)
 }

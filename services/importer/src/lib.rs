@@ -50,3 +50,18 @@ pub async fn run(
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the time until a lost miss is found, less than the 15 minutes that are promised.
+    #[test]
+    fn no_pause_between_attempts_is_longer_than_eight_minutes() {
+        let longest = SCHEDULE.max.mul_f64(1.0 + SCHEDULE.jitter);
+        assert!(longest <= Duration::from_secs(8 * 60), "{longest:?}");
+        for attempt in 1..100 {
+            assert!(SCHEDULE.delay(attempt) <= longest);
+        }
+    }
+}

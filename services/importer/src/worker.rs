@@ -10,8 +10,9 @@ use hydrant_boot::{ResourceFeed, Schedule};
 use hydrant_bus::{Bus, Job, Rejected, Verdict};
 use hydrant_flight::Flights;
 use hydrant_proto::{
-    Event, FailureClass, HydrationRequested,
+    Event, FailureClass, HydrationRequested, codec,
     state::{JobPhase, JobState},
+    subject,
 };
 use hydrant_rules::Table;
 use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Store, StoreError};
@@ -19,6 +20,12 @@ use hydrant_telemetry::metrics::{JobVerdict, metrics};
 use hydrant_upstream::Upstreams;
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
+
+/// Deliveries of a job of another generation before it is dropped, and the pause between them. Who
+/// published it may have heard of a change that this process hears of within ten seconds; with the
+/// job its misses would be lost.
+const NEWS_DELIVERIES: u64 = 3;
+const NEWS_PAUSE: Duration = Duration::from_secs(5);
 
 /// What every attempt uses. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +55,10 @@ impl Worker {
         let state = progress.state();
         match outcome {
             Ok(()) => self.done(state).await,
+            Err(ImportError::Fenced(reason)) if job.deliveries <= NEWS_DELIVERIES => {
+                let reason = Some(format!("{reason}, or its change is not known here yet"));
+                self.wait(JobState { reason, ..state }, NEWS_PAUSE).await
+            }
             Err(error) => self.failed(state, failed, &error).await,
         }
     }
@@ -145,19 +156,29 @@ impl Worker {
         }
     }
 
-    /// Keeps a message that cannot be handled where people find it.
+    /// Keeps a message that cannot be handled where people find it. A job that can be read, and
+    /// made its handler panic, is given up with its misses: the sweep would only bring it back.
     pub async fn reject(&self, rejected: Rejected) -> Result<(), StoreError> {
-        tracing::error!(subject = rejected.subject, reason = rejected.reason, "job cannot be read");
-        self.store
-            .put_dead_letter(&DeadLetter {
-                id: DeadLetterId::of_malformed(&rejected.subject, &rejected.payload),
-                given_up: GivenUp::malformed(&rejected.subject, &rejected.payload),
-                class: None,
-                reason: rejected.reason,
-                attempts: rejected.deliveries,
-                at: Timestamp::now(),
-            })
-            .await
+        let Rejected { subject, payload, reason, deliveries, .. } = rejected;
+        tracing::error!(subject, reason, "job cannot be handled");
+        let request = readable(&subject, &payload);
+        let (id, given_up) = match request.clone() {
+            Some(request) => (DeadLetterId::of_job(&request.id()), GivenUp::Job { request }),
+            None => (
+                DeadLetterId::of_malformed(&subject, &payload),
+                GivenUp::malformed(&subject, &payload),
+            ),
+        };
+        let (attempts, at) = (deliveries, Timestamp::now());
+        let letter = DeadLetter { id, given_up, class: None, reason, attempts, at };
+        self.store.put_dead_letter(&letter).await?;
+        match request {
+            Some(request) => {
+                let misses = self.store.misses(&request.id()).await?;
+                self.store.forget_misses(&misses).await
+            }
+            None => Ok(()),
+        }
     }
 
     async fn forget(&self, request: &HydrationRequested) -> Result<(), ImportError> {
@@ -179,6 +200,12 @@ impl Worker {
             tracing::debug!(job.id = %state.id(), %error, "job state not told");
         }
     }
+}
+
+/// The job, if the message is one and came under its own key.
+fn readable(subject: &str, payload: &[u8]) -> Option<HydrationRequested> {
+    let request: HydrationRequested = codec::decode(payload).ok()?;
+    (subject::job(&request) == subject).then_some(request)
 }
 
 #[cfg(test)]

@@ -50,3 +50,25 @@ pub struct WorkSettings {
     )]
     pub sweep_after: Span,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::time::Duration;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        work: WorkSettings,
+    }
+
+    /// A lost miss has to be hydrated or given up 15 minutes after all is well again.
+    #[test]
+    fn a_lost_miss_is_looked_for_within_five_minutes() {
+        let work = Line::parse_from(["hydrant"]).work;
+        // A sweep comes late by a fifth of its period at most.
+        let longest = work.sweep_after.0 + work.sweep_every.0.mul_f64(1.2);
+        assert!(longest <= Duration::from_secs(5 * 60), "{longest:?}");
+    }
+}

@@ -337,3 +337,21 @@ async fn a_panicking_handler_harms_no_neighbour() {
         .await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_that_panics_at_its_fifth_delivery_is_refused_and_frees_its_key() {
+    let server = NatsServer::start().await;
+    let bus = connect(&server).await;
+    let running = run(&bus, "lab", Setup::default(), move |job| async move {
+        // Panics rest for half a minute, so the deliveries before are other failures.
+        assert!(job.deliveries < 5, "a bug in the handler");
+        Verdict::Later(Duration::ZERO)
+    });
+    bus.publish_job(&job("lab", "bad")).await.unwrap();
+    drained(&server).await;
+    let rejected = running.rejected();
+    assert_eq!((rejected.len(), rejected[0].deliveries), (1, 5));
+    assert!(rejected[0].reason.contains("a bug in the handler"), "{}", rejected[0].reason);
+    assert_eq!(bus.publish_job(&job("lab", "bad")).await.unwrap(), Published::Queued);
+    running.stop().await;
+}

@@ -191,9 +191,51 @@ async fn a_job_of_an_old_generation_is_dropped_with_its_misses() {
     let lab = Lab::start().await;
     let request = lab.missed("lab/app:1", Wanted::Whole).await;
     lab.worker.feed.replace(table(&lab.upstream, "platforms='all'\n"));
+    // It may be of a younger one than this process knows.
+    for _ in 0..NEWS_DELIVERIES {
+        assert_eq!(lab.handle(&request).await, Verdict::Later(NEWS_PAUSE));
+    }
     assert_eq!(lab.handle(&request).await, Verdict::Obsolete);
     lab.no_misses(&request).await;
     assert_eq!(lab.upstream.requests().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_rule_that_is_not_known_here_yet_waits_until_it_is() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let old = lab.worker.table().resources().clone();
+    let young = table(&lab.upstream, "platforms='all'\n");
+    lab.worker.feed.replace(young);
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    for behind in [Table::compile(old).unwrap(), Table::empty()] {
+        lab.worker.feed.replace(behind);
+        assert_eq!(lab.handle(&request).await, Verdict::Later(NEWS_PAUSE));
+    }
+    lab.worker.feed.replace(table(&lab.upstream, "platforms='all'\n"));
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    assert_eq!(lab.tag().await.digest, image(1).digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_handler_panics_for_ever_is_a_dead_letter_and_does_not_come_back() {
+    let lab = Lab::start().await;
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let rejected = |subject: String| Rejected {
+        subject,
+        payload: codec::encode(&request).into(),
+        reason: "the handler panicked: a bug".to_owned(),
+        deliveries: 5,
+        published: Timestamp::now(),
+    };
+    // Under another key it is no job of ours, and gives up nothing.
+    lab.worker.reject(rejected("hydrate.lab.other".to_owned())).await.unwrap();
+    assert_eq!(lab.worker.store.misses(&request.id()).await.unwrap().len(), 1);
+    lab.worker.reject(rejected(subject::job(&request))).await.unwrap();
+    let letter = lab.letter(&request).await;
+    assert_eq!((letter.given_up, letter.attempts), (GivenUp::Job { request: request.clone() }, 5));
+    assert!(letter.reason.contains("panicked"), "{}", letter.reason);
+    lab.no_misses(&request).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
