@@ -11,6 +11,7 @@ mod bench;
 mod cluster;
 mod contestant;
 mod load;
+mod memory;
 mod metric;
 mod progress;
 mod pull;

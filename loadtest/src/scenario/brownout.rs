@@ -16,10 +16,9 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use std::{
-    fmt,
+    fmt, mem,
     time::{Duration, Instant},
 };
-use tokio::time::sleep;
 
 const PART: &str = "warm traffic";
 /// Requests per second for images of the upstream in trouble that nobody has asked for before.
@@ -82,7 +81,7 @@ struct Lab {
     running: Running,
     troubled: Upstream,
     warm: Vec<Ask>,
-    /// Names of what is to be local in the end.
+    /// Names of what is to be local after the phase.
     asked: Vec<String>,
 }
 
@@ -118,36 +117,31 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
             let misses = misses(stage, &mut lab, *phase).await?;
             let outcome = measure(stage, &lab, misses, *phase, rate).await?;
             let asked = lab.troubled.counters().await?;
-            lab.troubled.behave(Behaviour::default()).await?;
             // What hangs and what the breaker remembers would fall on the next phase.
-            sleep(stage.effort().pick(
-                Duration::ZERO,
-                Duration::from_secs(2),
-                Duration::from_secs(10),
-            ))
-            .await;
+            recovery(stage, &mut lab, *phase).await?;
             chart(stage, *phase, &outcome);
             let mut values = outcome.values();
-            let requests = asked.heads + asked.manifest_gets + asked.blob_gets;
+            let requests = asked.heads + asked.manifest_gets + asked.blob_gets + asked.spoilt;
             values.insert(Metric::UpstreamRequests, requests as f64);
             Ok(values)
         })
         .await;
-    nothing_is_lost(stage, &lab).await
+    Ok(())
 }
 
-/// Everything that was asked for while the upstream was in trouble becomes local.
-async fn nothing_is_lost(stage: &mut Stage, lab: &Lab) -> Result<()> {
-    stage.progress.doing("waiting for what was asked for in the trouble");
-    let (api, began) = (lab.api()?, Instant::now());
-    for name in &lab.asked {
+/// Ends the trouble. Everything that was asked for in it becomes local.
+async fn recovery(stage: &mut Stage, lab: &mut Lab, phase: Phase) -> Result<()> {
+    lab.troubled.behave(Behaviour::default()).await?;
+    let (api, began, asked) = (lab.api()?, Instant::now(), mem::take(&mut lab.asked));
+    for name in &asked {
         api.hydrated(name, RECOVERY.saturating_sub(began.elapsed())).await?;
     }
-    let (count, took) = (lab.asked.len(), began.elapsed().as_secs_f64());
-    stage.section.note(format!(
-        "all {count} images asked for while their upstream was in trouble were local {took:.1} s \
-         after the last phase"
-    ));
+    if !asked.is_empty() {
+        let (count, took) = (asked.len(), began.elapsed().as_secs_f64());
+        stage.section.note(format!(
+            "{phase}: all {count} images asked for in it were local {took:.1} s after its end"
+        ));
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use super::{GIB, KIB, MIB, clients};
 use crate::{
     bars::{self, Figure},
     contestant::{Contestant, STATIC_AND_CACHE},
+    memory,
     metric::{Metric, Values},
     pull::{Model, pull},
     report::Section,
@@ -101,6 +102,7 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
         .section
         .set("client", "HEAD tag, index, manifest, three layers at a time, digests verified");
     stage.section.set("store and processes", "new and empty for each pull; disks synced before");
+    stage.section.set("memory", memory::TOUCHED);
     stage.section.set("nginx", STATIC_AND_CACHE);
     for work in works(stage) {
         let size: u64 = work.layers.iter().sum();
@@ -120,6 +122,7 @@ async fn trial(stage: &mut Stage, contestant: Contestant, work: &Work) -> Result
     let image = stage.image(&work.layers).await?;
     let running = contestant.start(stage, 1).await?;
     sync_disks().await?;
+    memory::touch(work.layers.iter().sum()).await?;
     stage.upstream.behave(work.upstream).await?;
     stage.upstream.reset().await?;
     let timeline = Timeline::start(running.watched.clone(), &stage.upstream, None);

@@ -5,6 +5,7 @@ use crate::{
     bars::{self, Figure},
     cluster::{BusKind, Cluster, Place, Shape},
     contestant::Running,
+    memory,
     metric::{Metric, Values},
     raw,
     report::Section,
@@ -63,6 +64,7 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let layers = [4 * unit, 2 * unit, unit, unit];
     stage.section.set("images", format!("{count}, each of four layers, {} MiB", 8 * unit / MIB));
     stage.section.set("at once", format!("{AT_ONCE} images, by hydrant and by skopeo"));
+    stage.section.set("memory", memory::TOUCHED);
     let mut on_files = vec![Hydrator::Importers(1), Hydrator::Skopeo];
     if !stage.options.is_external() {
         on_files.push(Hydrator::Importers(2));
@@ -88,6 +90,7 @@ async fn rounds(stage: &mut Stage, part: Part, all: &[Hydrator], count: usize, l
         .rounds(part, all, async |stage, hydrator, _| {
             let images = stage.images(count, layers).await?;
             sync_disks().await?;
+            memory::touch(bytes(&images)).await?;
             stage.upstream.reset().await?;
             let mut values = match *hydrator {
                 Hydrator::Importers(importers) => {

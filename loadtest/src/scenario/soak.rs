@@ -24,6 +24,8 @@ const BEFORE: &str = "before";
 const AFTER: &str = "after";
 /// How long what is left to do may take after the traffic has ended.
 const REST_LIMIT: Duration = Duration::from_secs(300);
+/// Longer than anything is kept for the next who asks.
+const KEPT: Duration = Duration::from_secs(75);
 /// How often a client tries again, as container runtimes do, with another frontend each time.
 const TRIES: usize = 5;
 
@@ -183,13 +185,11 @@ async fn at_rest(
         queue = cluster.api().queue().await?;
     }
     values.insert(Metric::Queue, queue as f64);
-    // Connections and buffers are kept for a while.
-    sleep(stage.effort().pick(
-        Duration::from_secs(1),
-        Duration::from_secs(10),
-        Duration::from_secs(30),
-    ))
-    .await;
+    // Connections, open files and what landed in a spool are kept for a minute.
+    if when == AFTER {
+        stage.progress.doing("waiting until what is kept for a minute is let go");
+        sleep(KEPT).await;
+    }
     let usages: Vec<_> = cluster.hydrants().iter().map(Watched::usage).collect();
     let memory = usages.iter().map(|usage| usage.memory).max().unwrap_or(0);
     let descriptors: u64 = usages.iter().map(|usage| usage.descriptors).sum();
