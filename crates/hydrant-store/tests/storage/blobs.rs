@@ -3,7 +3,7 @@
 use crate::bench::{Bench, bytes_of, drain, put};
 use bytes::Bytes;
 use hydrant_proto::Digest;
-use hydrant_store::{PART_BYTES, StoreError};
+use hydrant_store::{PART_BYTES, Scrubbed, StoreError};
 use std::{ops::Range, time::Duration};
 
 async fn part(bench: &Bench, digest: &Digest, range: Range<u64>) -> (Vec<u8>, Range<u64>) {
@@ -76,6 +76,21 @@ pub async fn wrong_bytes_are_never_visible(bench: &Bench) {
     assert!(matches!(put, Err(StoreError::Mismatch { .. })));
     bench.leaves_nothing_open().await;
     assert!(bench.objects().await.is_empty());
+}
+
+/// Of what is stored already; a failed write takes away only its own.
+pub async fn a_failed_write_leaves_what_is_there(bench: &Bench) {
+    for length in [100, 2 * PART_BYTES] {
+        let (bytes, other) = (bytes_of(6, length), bytes_of(7, length));
+        let digest = put(&bench.store, &bytes).await;
+        let mut wrong = bench.store.begin_blob(&digest, None);
+        wrong.write(other.clone()).await.unwrap();
+        assert!(matches!(wrong.commit().await, Err(StoreError::Mismatch { .. })));
+        let mut given_up = bench.store.begin_blob(&digest, None);
+        given_up.write(other).await.unwrap();
+        given_up.abort().await;
+        assert_eq!(bench.store.scrub(&digest).await.unwrap(), Scrubbed::Sound, "{length}");
+    }
 }
 
 pub async fn an_aborted_or_dropped_blob_leaves_nothing(bench: &Bench) {

@@ -8,6 +8,7 @@ mod damage;
 mod leftovers;
 mod lists;
 mod manifests;
+mod outages;
 mod races;
 mod records;
 mod served;
@@ -38,6 +39,7 @@ macro_rules! suite {
             blobs::an_empty_blob_is_a_blob,
             blobs::a_blob_of_many_parts_is_read_back,
             blobs::wrong_bytes_are_never_visible,
+            blobs::a_failed_write_leaves_what_is_there,
             blobs::an_aborted_or_dropped_blob_leaves_nothing,
             blobs::a_caller_that_goes_away_leaves_nothing_open,
             lists::tags_and_repositories_come_in_pages,
@@ -119,4 +121,16 @@ async fn the_suite_holds_on_s3() {
         served::a_presigned_url_gives_the_blob_to_anybody,
         served::a_stock_registry_serves_what_was_stored,
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_s3_does_once_a_year_does_no_harm() {
+    let server = Arc::new(SeaweedFs::start().await);
+    // Most of it is waiting for the retries of the client library.
+    tokio::join!(
+        outages::a_write_that_is_refused_leaves_nothing(&server),
+        outages::a_write_whose_answer_is_lost_is_known_for_our_own(&server),
+        outages::a_completion_that_fails_shows_nothing(&server),
+        outages::what_is_damaged_on_the_way_is_not_given_out_and_not_blamed(&server),
+    );
 }
