@@ -2,13 +2,12 @@
 
 use crate::{
     rendered::{Rendered, SETS, checked, labels, selects, set, with_values},
-    tools::{run_in, tool},
+    typed::compiled,
 };
 use hydrant_proto::{Lane, subject};
 use hydrant_rules::{Platforms, Resources, Table};
-use hydrant_testkit::binaries::workspace_root;
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::path::Path;
 
 #[tokio::test]
 async fn every_value_set_lints_and_every_object_fits_kubernetes() {
@@ -22,31 +21,13 @@ async fn every_value_set_lints_and_every_object_fits_kubernetes() {
     }
 }
 
-/// Objects of KEDA and the Prometheus operator, as literals of the types made from their CRDs:
-/// TypeScript refuses missing, misspelt and mistyped fields.
+/// Objects of KEDA and the Prometheus operator, as literals of the types made from their CRDs.
 #[tokio::test]
 async fn objects_of_operators_fit_their_types() {
     let Some(rendered) = set("fleet").await else { return };
-    let (Some(node), modules) =
-        (tool("node", "objects of operators"), workspace_root().join(".tools/node_modules"))
-    else {
-        return;
-    };
-    let compiler = modules.join("typescript/bin/tsc");
-    if !compiler.is_file() {
-        eprintln!("SKIPPED: objects of operators: no TypeScript in .tools (cargo xtask setup)");
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(&modules, directory.path().join("node_modules")).unwrap();
-    fs::write(directory.path().join("objects.ts"), typescript(&rendered)).unwrap();
-    let mut args = vec![compiler.to_string_lossy().into_owned()];
-    args.extend(
-        "--noEmit --strict --skipLibCheck --module nodenext --target es2022 objects.ts"
-            .split(' ')
-            .map(str::to_owned),
-    );
-    let checked = run_in(directory.path(), &node, args).await;
+    let packages = ["@kubernetes-models/keda", "@kubernetes-models/prometheus-operator"];
+    let source = typescript(&rendered);
+    let Some(checked) = compiled(&source, &packages, "objects of operators").await else { return };
     assert!(checked.status.success(), "{}", checked.text());
 }
 

@@ -1,7 +1,10 @@
 //! The dashboards: every query is asked of a Prometheus that scrapes a living hydrant, and has to
 //! return figures.
 
-use crate::tools::{deploy, tool};
+use crate::{
+    tools::{deploy, tool},
+    typed::compiled,
+};
 use hydrant_testkit::{
     FakeUpstream, Fault, Hydrant, ImageBuilder, PortLease, Process, WebhookSink, until,
 };
@@ -11,6 +14,9 @@ use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
 const SECRET: &str = "whsec_aHlkcmFudC1sYWItc2VjcmV0LTMyLWJ5dGVzLWxvbmc=";
+
+/// Units that Grafana has. One that it does not have stands behind the number as it is written.
+const UNITS: [&str; 7] = ["Bps", "bytes", "ops", "percentunit", "reqps", "s", "short"];
 
 struct Dashboard {
     name: String,
@@ -59,7 +65,8 @@ fn dashboards_explain_themselves_and_fit_together() {
         for panel in dashboard.panels() {
             let title = &panel["title"];
             assert!(panel["description"].as_str().is_some_and(|d| d.len() > 10), "{title}");
-            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
+            let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or_default();
+            assert!(UNITS.contains(&unit), "{title}: `{unit}`");
             assert!(ids.insert(panel["id"].as_u64()), "{title}");
             let place = &panel["gridPos"];
             let right = place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap();
@@ -71,6 +78,18 @@ fn dashboards_explain_themselves_and_fit_together() {
         }
     }
     assert_eq!(Vec::from_iter(names), ["hydration", "processes", "pulls", "upstreams", "webhooks"]);
+}
+
+#[tokio::test]
+async fn dashboards_fit_the_types_of_grafana_and_its_panels() {
+    let mut source = include_str!("grafana.ts").to_owned();
+    for Dashboard { name, json } in dashboards() {
+        source.push_str(&format!("export const {name}: Ours = {json:#};\n"));
+    }
+    let Some(checked) = compiled(&source, &["@grafana/schema"], "the dashboards").await else {
+        return;
+    };
+    assert!(checked.status.success(), "{}", checked.text());
 }
 
 /// A hydrant with traffic, and a Prometheus that scrapes it every second.

