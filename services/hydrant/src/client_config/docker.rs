@@ -2,7 +2,7 @@
 
 use super::{
     ConfigError, Plan,
-    mirror::Mirror,
+    mirror::{Mirror, Security},
     output::{Document, below},
 };
 use serde_json::{Map, Value, json};
@@ -15,6 +15,10 @@ pub fn plan(mirror: &Mirror, root: &Path) -> Result<Plan, ConfigError> {
     let others: Vec<_> = others.map(|upstream| upstream.name.as_str()).collect();
     let mut settings = present(&below(root, Path::new(FILE)))?;
     add(&mut settings, "registry-mirrors", &mirror.url);
+    if mirror.security == Security::Plain && !others.is_empty() {
+        // A mirror says by its URL that it is plain, a registry in an image's name does not.
+        add(&mut settings, "insecure-registries", &mirror.host);
+    }
     let text = format!("{:#}\n", Value::Object(settings));
     let mut documents = vec![Document::shared(FILE, text)];
     if let Some((_, pem)) = mirror.authority() {
@@ -61,6 +65,29 @@ fn add(settings: &mut Map<String, Value>, key: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn settings(registry: &str, upstreams: &[&str]) -> Value {
+        let mirror = Mirror {
+            url: registry.to_owned(),
+            host: registry.split_once("://").unwrap().1.to_owned(),
+            security: if registry.starts_with("http:") { Security::Plain } else { Security::Tls },
+            upstreams: upstreams.iter().map(|upstream| upstream.parse().unwrap()).collect(),
+        };
+        let root = tempfile::tempdir().unwrap();
+        let plan = plan(&mirror, root.path()).unwrap();
+        serde_json::from_str(&plan.documents[0].text).unwrap()
+    }
+
+    #[test]
+    fn plain_hydrant_may_be_named_by_images_that_are_not_docker_hubs() {
+        let (plain, tls) = ("http://10.0.0.7:5000", "https://hydrant.test");
+        let named = settings(plain, &["docker.io", "ghcr.io"]);
+        assert_eq!(named["insecure-registries"], json!(["10.0.0.7:5000"]));
+        assert_eq!(named["registry-mirrors"], json!([plain]));
+        assert_eq!(settings(plain, &["docker.io"]), json!({"registry-mirrors": [plain]}));
+        let tls_only = settings(tls, &["docker.io", "ghcr.io"]);
+        assert_eq!(tls_only, json!({"registry-mirrors": [tls]}));
+    }
 
     #[test]
     fn what_others_wrote_stays_and_nothing_is_added_twice() {
