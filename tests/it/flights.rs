@@ -7,7 +7,9 @@ use crate::{
 use futures::future::join_all;
 use hydrant_bus::{Bus, BusConfig};
 use hydrant_proto::{Digest, FlightRecord, codec, subject::StateKey};
-use hydrant_testkit::{FakeUpstream, Fault, Hydrant, ImageBuilder, NatsServer, SeaweedFs, until};
+use hydrant_testkit::{
+    FakeUpstream, Fault, Gate, Hydrant, ImageBuilder, NatsServer, SeaweedFs, until,
+};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -90,6 +92,45 @@ async fn two_hundred_clients_of_three_frontends_cost_one_read_of_everything() {
     assert_eq!(cluster.upstream.gets("*/manifests/*"), 1);
     assert_eq!(cluster.reads().1, image.blob_bytes());
     no_upload_left(&cluster.s3).await;
+}
+
+/// As a snapshotter asks that mounts a layer before it is here.
+async fn end_of(url: &str, size: u64) -> (String, Vec<u8>) {
+    let range = format!("bytes={}-{}", size - KIB, size - 1);
+    let answer = reqwest::Client::new().get(url).header("range", range).send().await.unwrap();
+    assert_eq!(answer.status(), 206);
+    let told = answer.headers()["content-range"].to_str().unwrap();
+    assert_eq!(told, format!("bytes {}-{}/{size}", size - KIB, size - 1));
+    let served = answer.headers()["x-hydrant-cache"].to_str().unwrap().to_owned();
+    (served, answer.bytes().await.expect("the range comes").to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_cold_layer_costs_fifty_clients_of_three_frontends_one_range() {
+    let cluster = Cluster::start().await;
+    let image = ImageBuilder::new(1).layers(&[40 * MIB]).build();
+    cluster.upstream.insert(&image, "app", "1");
+    let layer = image.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
+    let path = format!("*/blobs/{}", layer.digest);
+    // Not a MiB of the layer comes before the range has.
+    let gate = Gate::default();
+    cluster.upstream.inject(&path, Fault::hold(MIB, &gate).times(1));
+    let urls: Vec<_> = cluster
+        .frontends
+        .iter()
+        .map(|frontend| format!("{}/v2/lab/app/blobs/{}", frontend.url(), layer.digest))
+        .collect();
+    let clients = urls.iter().cycle().take(50).map(|url| end_of(url, layer.size));
+    let mut served = join_all(clients).await;
+    let end: Vec<u8> = layer.content.chunks(layer.size - KIB..layer.size).flatten().collect();
+    assert!(served.iter().all(|(_, bytes)| *bytes == end));
+    served.retain(|(how, _)| how != "miss" && how != "joined");
+    assert!(served.is_empty(), "{served:?}");
+    assert_eq!(cluster.upstream.gets(&path), 2, "the layer, and its end");
+    gate.open();
+    let pulled = cluster.pullers(1)[0].pull("lab/app", "1").await;
+    assert_eq!(pulled.expect("the whole comes").breaks, 0);
+    assert_eq!(cluster.upstream.bytes(&path), layer.size + 64 * KIB);
 }
 
 mod large {

@@ -1,7 +1,9 @@
 //! One blob on its way: what its followers see of it, and how they read along.
 
 use crate::{
+    aside::Aside,
     error::FlightError,
+    far::Far,
     insurance::Followers,
     peers::Offer,
     recent::{Budget, Recent},
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     /// The spool, once its bytes were confirmed.
     pub sealed: OnceLock<Sealed>,
     pub recent: Recent,
+    pub far: Far,
     grants: Mutex<Grants>,
     /// Told of each new grant.
     more: Notify,
@@ -115,8 +118,10 @@ impl Flight {
         size: Option<u64>,
         urgency: Urgency,
         budget: &Budget,
+        aside: &Aside,
     ) -> Self {
         let progress = Progress { size, spooled: 0, whole: false, stage: Stage::Opening };
+        let far = Far::new(&digest, aside);
         Self(Arc::new(Shared {
             digest,
             key: format!("{:032x}", rand::random::<u128>()),
@@ -124,6 +129,7 @@ impl Flight {
             spool: OnceLock::new(),
             sealed: OnceLock::new(),
             recent: Recent::new(budget),
+            far,
             grants: Mutex::default(),
             more: Notify::new(),
             followers: Followers::default(),

@@ -2,6 +2,7 @@
 //! follower.
 
 use crate::{
+    aside::Aside,
     error::FlightError,
     flight::{Flight, Grant, Stage},
     keep::Keeper,
@@ -97,9 +98,10 @@ pub(crate) struct Inner {
     spool: Arc<Spool>,
     kept: Arc<Kept>,
     pub turns: Turns,
-    pub peers: Peers,
+    pub peers: Arc<Peers>,
     pub lanes: Lanes,
     recent: Budget,
+    aside: Aside,
     pub questions: Questions,
     flying: Mutex<HashMap<Digest, Flight>>,
     landed: Cache<Digest, Vec<String>>,
@@ -121,9 +123,10 @@ impl Flights {
             spool: Spool::new(spool_dir, budget)?,
             kept: Kept::new(budget / KEPT_SHARE),
             turns: Turns::new(cluster),
-            peers: Peers::new().map_err(io::Error::other)?,
+            peers: Arc::new(Peers::new().map_err(io::Error::other)?),
             lanes: Lanes::default(),
             recent: Budget::default(),
+            aside: Aside::new(),
             questions: Questions::default(),
             flying: Mutex::default(),
             landed: Cache::builder().max_capacity(MAX_LANDED).time_to_live(LANDED_FOR).build(),
@@ -224,7 +227,7 @@ impl Flights {
             Entry::Vacant(entry) => {
                 let (urgency, size) = (source.urgency.clone(), source.size);
                 let digest = source.digest.clone();
-                let flight = Flight::new(digest, size, urgency, &self.0.recent);
+                let flight = Flight::new(digest, size, urgency, &self.0.recent, &self.0.aside);
                 Ok((entry.insert(flight).clone(), true))
             }
         }
@@ -339,6 +342,7 @@ impl Flights {
     }
 
     fn leave(&self, flight: &Flight) {
+        flight.0.far.close();
         let mut flying = self.flying();
         if flying.get(flight.digest()).is_some_and(|held| Arc::ptr_eq(&held.0, &flight.0)) {
             flying.remove(flight.digest());

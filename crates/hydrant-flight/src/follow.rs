@@ -4,6 +4,7 @@
 
 use crate::{
     error::{FlightError, is_of_the_upstream},
+    far::Way,
     flight::Flight,
     flights::{Flights, Source},
     intake::{End, Intake, Piece},
@@ -50,6 +51,7 @@ impl Flights {
             return Ok(Some(Turn::Lead(Tenure::Apart)));
         }
         metrics().flights.part(FlightPart::Follow);
+        flight.0.far.come_by(Way::Leader(leader.clone(), self.0.peers.clone()));
         let following = Following { flights: self, flight, source, leader: &leader };
         tokio::select! {
             turn = self.read_along(&following, load) => turn,

@@ -2,6 +2,7 @@
 
 use crate::{
     error::FlightError,
+    far::Way,
     fetch::{self, Fetched},
     flight::Flight,
     flights::{Flights, Source},
@@ -132,6 +133,7 @@ impl Flights {
             return Ok(Led::Halted);
         };
         let body = body?;
+        flight.0.far.come_by(Way::Upstream(source.clone()));
         let fetching = async {
             let fetched = fetch::fetch(load, source, lanes, &self.0.peers, body, halt).await;
             if let Err(error) = &fetched {

@@ -7,9 +7,13 @@
 //! In a cluster one process leads a flight and the others follow it, each with a spool of its own:
 //! when the leader is gone, one of them goes on from the byte it has. `turn.rs` says whose turn it
 //! is, `lead.rs`, `follow.rs` and `look.rs` what is to be done in it.
+//!
+//! Who wants only a part gets it from the flight, or ahead of it: `part.rs` and `far.rs`.
 
+mod aside;
 mod calm;
 mod error;
+mod far;
 mod fetch;
 mod flight;
 mod flights;
@@ -23,6 +27,7 @@ mod load;
 mod look;
 mod manifest;
 mod offers;
+mod part;
 mod passthrough;
 mod peers;
 mod question;

@@ -156,6 +156,7 @@ impl Load {
         let at = open.file.append(piece.clone()).await?;
         self.flight.0.recent.keep(mem::replace(&mut open.at, at), piece);
         self.flight.0.progress.send_modify(|progress| progress.spooled = at);
+        self.flight.0.far.passed(at);
         Ok(())
     }
 

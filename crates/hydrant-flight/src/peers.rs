@@ -14,7 +14,7 @@ use hydrant_proto::{Digest, FailureClass, FlightRecord};
 use hydrant_upstream::Priority;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, ops::Range, time::Duration};
 use tokio::time::{Instant, timeout};
 
 /// Longest wait for a connection within a cluster.
@@ -27,6 +27,9 @@ pub(crate) const OFFER: &str = "x-hydrant-offer";
 
 /// Tells that a client waits for the flight.
 pub(crate) const URGENT: &str = "x-hydrant-urgent";
+
+/// Tells that a part is asked for and not the rest: it need not wait for the flight.
+pub(crate) const PART: &str = "x-hydrant-part";
 
 /// Tells up to which byte a flight can be read.
 pub(crate) const READABLE: &str = "x-hydrant-readable";
@@ -152,6 +155,16 @@ impl Peers {
         along.and_then(|Along { size, body }| {
             Answer::Here(Along { size, body: body.within(patience) })
         })
+    }
+
+    /// The bytes of `part`, for a client: not before the leader has them, from wherever.
+    pub async fn part(&self, leader: &Leader, digest: &Digest, part: &Range<u64>) -> Answer<Along> {
+        let Some((peer, ask)) = self.ask(&leader.record, &format!("flights/{digest}")) else {
+            return Answer::Gone;
+        };
+        let range = format!("bytes={}-{}", part.start, part.end.saturating_sub(1));
+        let ask = ask.header(PART, "1").header(header::RANGE, range);
+        self.answer(peer, ask).await.and_then(|response| along(response, part.start))
     }
 
     /// Tells the leader that a client waits.
@@ -283,7 +296,7 @@ fn along(response: Response, from: u64) -> Answer<Along> {
     Answer::Here(Along { size, body: Body { offset: from, stream } })
 }
 
-fn broken(why: impl fmt::Display) -> FlightError {
+pub(crate) fn broken(why: impl fmt::Display) -> FlightError {
     FlightError::Elsewhere {
         class: FailureClass::UpstreamDown,
         retry_after: None,

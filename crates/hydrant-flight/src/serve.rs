@@ -6,7 +6,7 @@ use crate::{
     flight::{Flight, Opened},
     flights::Flights,
     insurance::Follower,
-    peers::{OFFER, Offer, READABLE, Report, URGENT},
+    peers::{OFFER, Offer, PART, READABLE, Report, URGENT},
 };
 use axum::{
     Json, Router,
@@ -16,7 +16,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
 use hydrant_proto::Digest;
 use subtle::ConstantTimeEq;
 
@@ -32,7 +33,8 @@ impl Flights {
 }
 
 /// `GET /flights/<digest>`: the bytes of `Range` (`bytes=<n>-` or `bytes=<n>-<m>`), as they arrive.
-/// The last one of the blob is withheld until the digest is confirmed.
+/// The last one of the blob is withheld until the digest is confirmed. With [`PART`] they are of a part
+/// that a client wants, which may be fetched ahead of the flight.
 async fn read(
     State(flights): State<Flights>,
     Path(digest): Path<String>,
@@ -52,10 +54,21 @@ async fn read(
         (header::CONTENT_LENGTH, (until - from).to_string()),
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
     ];
-    let follower = Follower::new(&flight, from);
-    let bytes = flight.read(from, Some(until)).inspect_ok(move |block| follower.given(block.len()));
-    let body = Body::from_stream(bytes);
+    let body = match asked.contains_key(PART) {
+        true => Body::from_stream(flight.part(from..until)),
+        false => Body::from_stream(followed(&flight, from, until)),
+    };
     Ok((StatusCode::PARTIAL_CONTENT, headers, body).into_response())
+}
+
+/// The bytes for a follower, which is seen to have them.
+fn followed(
+    flight: &Flight,
+    from: u64,
+    until: u64,
+) -> impl Stream<Item = Result<Bytes, FlightError>> + Send + use<> {
+    let follower = Follower::new(flight, from);
+    flight.read(from, Some(until)).inspect_ok(move |block| follower.given(block.len()))
 }
 
 /// `GET /flights/<digest>/progress`: answers at once, and says how far the flight can be read.

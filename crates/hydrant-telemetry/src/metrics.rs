@@ -10,8 +10,8 @@ mod serving;
 mod working;
 
 pub use labels::{
-    BreakerState, DeliveryOutcome, FlightPart, JobVerdict, MissOutcome, PublishOutcome, PullKind,
-    PullOutcome, RequestKind, SpareReason, StoreOperation, StoreOutcome,
+    BreakerState, DeliveryOutcome, FarOutcome, FlightPart, JobVerdict, MissOutcome, PublishOutcome,
+    PullKind, PullOutcome, RequestKind, SpareReason, StoreOperation, StoreOutcome,
 };
 pub use misses::Misses;
 pub use serving::{ActiveFlight, ActiveRequest, Flights, HttpServer, Pulls, Upstreams};

@@ -39,6 +39,8 @@ pub const FLIGHT_SPOOL: &str = "hydrant.flights.spool";
 pub const FLIGHT_SPOOL_LIMIT: &str = "hydrant.flights.spool.limit";
 pub const FLIGHT_JOINS: &str = "hydrant.flights.joins";
 pub const FLIGHT_PARTS: &str = "hydrant.flights.parts";
+pub const FLIGHT_FAR: &str = "hydrant.flights.far";
+pub const FLIGHT_FAR_BYTES: &str = "hydrant.flights.far.bytes";
 
 pub const WEBHOOK_DELIVERIES: &str = "hydrant.webhook.deliveries";
 pub const WEBHOOK_DURATION: &str = "hydrant.webhook.delivery.duration";

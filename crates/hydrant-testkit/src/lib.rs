@@ -44,6 +44,6 @@ pub use s3_front::{S3Front, Spoiled, Spoiling, Spoilt};
 pub use seaweed::SeaweedFs;
 pub use skopeo::{Pull, Pulled, Skopeo};
 pub use tls::TestCertificate;
-pub use upstream::{Bearer, FakeUpstream, Fault, Injected};
+pub use upstream::{Bearer, FakeUpstream, Fault, Gate, Injected};
 pub use wait::until;
 pub use webhook::{Reply, WebhookRequest, WebhookSink};

@@ -4,11 +4,13 @@
 mod access;
 mod answer;
 mod fault;
+mod gate;
 mod repository;
 mod route;
 
 pub use access::Bearer;
 pub use fault::{Fault, Injected};
+pub use gate::Gate;
 
 use crate::{
     Content, Image, Request, TestCertificate,

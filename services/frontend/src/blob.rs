@@ -415,7 +415,7 @@ impl Blobs {
         };
         let answer = match (part, size) {
             (Part::Bytes(range), Some(size)) => {
-                let stream = breaking(flight.read(range.start, Some(range.end)));
+                let stream = breaking(flight.part(range.clone()));
                 Answer::partial_blob(digest, &range, size, Content::Stream(stream))
             }
             _ => Answer::blob(digest, size, Content::Stream(breaking(flight.read(0, None)))),

@@ -67,6 +67,18 @@ label! {
 }
 
 label! {
+    /// What became of a range that a client wanted long before the flight came to it.
+    FarOutcome {
+        /// Fetched as that range.
+        Fetched = "fetched",
+        /// Asked for in vain; it waits for the flight.
+        Failed = "failed",
+        /// Not asked for, because enough was, or for want of room; it waits for the flight.
+        Refused = "refused",
+    }
+}
+
+label! {
     /// What an upstream was asked for.
     RequestKind {
         ManifestHead = "manifest-head",

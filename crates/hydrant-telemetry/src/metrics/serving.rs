@@ -2,7 +2,9 @@
 
 use super::{
     instruments::{BYTES, bytes, counter, gauge, level, seconds},
-    labels::{BreakerState, FlightPart, PullKind, PullOutcome, RequestKind, SpareReason},
+    labels::{
+        BreakerState, FarOutcome, FlightPart, PullKind, PullOutcome, RequestKind, SpareReason,
+    },
 };
 use crate::names::{self, label};
 use hydrant_proto::FailureClass;
@@ -105,6 +107,8 @@ pub struct Flights {
     spool_limit: Gauge<u64>,
     joins: Counter<u64>,
     parts: Counter<u64>,
+    far: Counter<u64>,
+    far_bytes: Counter<u64>,
 }
 
 /// One flight under way, until it is dropped.
@@ -135,6 +139,12 @@ impl Flights {
                 .build(),
             joins: counter(meter, names::FLIGHT_JOINS, "Readers that joined a flight under way"),
             parts: counter(meter, names::FLIGHT_PARTS, "Parts taken in flights, by which"),
+            far: counter(meter, names::FLIGHT_FAR, "Ranges far ahead of a flight, by outcome"),
+            far_bytes: bytes(
+                meter,
+                names::FLIGHT_FAR_BYTES,
+                "Bytes fetched as ranges far ahead of a flight, which the flight fetches again",
+            ),
         }
     }
 
@@ -150,6 +160,16 @@ impl Flights {
 
     pub fn part(&self, part: FlightPart) {
         self.parts.add(1, &[KeyValue::new(label::PART, part.as_str())]);
+    }
+
+    /// A range that a client wanted long before the flight came to it.
+    pub fn far(&self, outcome: FarOutcome) {
+        self.far.add(1, &[KeyValue::new(label::OUTCOME, outcome.as_str())]);
+    }
+
+    /// Bytes of the upstream that its flight fetches once more.
+    pub fn fetched_ahead(&self, bytes: u64) {
+        self.far_bytes.add(bytes, &[]);
     }
 
     /// Bytes the spool files of this process take at this moment.

@@ -1,6 +1,7 @@
 //! An answer of the fake upstream before it is sent, and the sending of it, pace and breaks
 //! included.
 
+use super::gate::Gate;
 use crate::{
     Content,
     request::{Ending, Entry},
@@ -45,6 +46,8 @@ pub(super) struct Script {
     /// One byte in the middle is changed.
     pub wrong: bool,
     pub ending: BodyEnd,
+    /// After so many bytes it waits.
+    pub hold: Option<(u64, Gate)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,6 +207,7 @@ impl Sending {
             BodyEnd::StallAfter(end) if self.sent >= end => future::pending().await,
             BodyEnd::CutAfter(end) | BodyEnd::StallAfter(end) => end - self.sent,
         };
+        let limit = limit.min(held(self.script.hold.as_ref(), self.sent).await);
         let chunk = self.take(limit)?;
         self.sent += chunk.len() as u64;
         if let Some(pace) = self.script.pace {
@@ -240,6 +244,16 @@ impl Sending {
             }
         }
     }
+}
+
+/// How many bytes may go out after those `sent`; waits while there are none.
+async fn held(hold: Option<&(u64, Gate)>, sent: u64) -> u64 {
+    match hold {
+        Some((after, gate)) if sent >= *after => gate.opened().await,
+        Some((after, gate)) if gate.is_closed() => return after - sent,
+        Some(_) | None => {}
+    }
+    u64::MAX
 }
 
 fn time_for(bytes: u64, per_second: u64) -> Duration {

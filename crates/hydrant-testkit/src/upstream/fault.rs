@@ -1,6 +1,9 @@
 //! The misbehaviour a test can order.
 
-use super::answer::{BodyEnd, Draft, Opening};
+use super::{
+    answer::{BodyEnd, Draft, Opening},
+    gate::Gate,
+};
 use crate::{Content, pattern};
 use bytes::Bytes;
 use hyper::{StatusCode, http::request::Parts};
@@ -34,6 +37,7 @@ enum Effect {
     Pace(u64),
     Wrong,
     End(BodyEnd),
+    Hold(u64, Gate),
     Short(u64),
     Long(u64),
     Shift(i64),
@@ -93,6 +97,11 @@ impl Fault {
     /// Sends `bytes` of the body and then nothing, with the connection open.
     pub fn stall(bytes: u64) -> Self {
         Self::one(Effect::End(BodyEnd::StallAfter(bytes)))
+    }
+
+    /// Sends `bytes` of the body, and the rest when `gate` is open.
+    pub fn hold(bytes: u64, gate: &Gate) -> Self {
+        Self::one(Effect::Hold(bytes, gate.clone()))
     }
 
     /// Sends at most this many body bytes per second on each connection.
@@ -261,6 +270,7 @@ impl Effect {
             Self::Pace(pace) => draft.script.pace = Some(*pace),
             Self::Wrong => draft.script.wrong = true,
             Self::End(end) => draft.script.ending = *end,
+            Self::Hold(bytes, gate) => draft.script.hold = Some((*bytes, gate.clone())),
             Self::Short(bytes) => {
                 draft.range.end = draft.range.end.min(draft.range.start + bytes);
             }

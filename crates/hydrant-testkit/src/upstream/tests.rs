@@ -42,6 +42,19 @@ async fn images_are_served_and_counted() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_held_goes_on_when_the_gate_is_open() {
+    let (upstream, image, blob) = lab().await;
+    let gate = Gate::default();
+    upstream.inject("*/blobs/*", Fault::hold(1_000, &gate));
+    let mut held = get(&blob).await;
+    let mut bytes = held.chunk().await.unwrap().unwrap().to_vec();
+    assert_eq!(bytes.len(), 1_000);
+    gate.open();
+    bytes.extend(held.bytes().await.unwrap());
+    assert_eq!(bytes, image.blobs[1].content.bytes());
+}
+
+#[tokio::test]
 async fn a_manifest_of_an_unaccepted_type_is_unknown() {
     let (upstream, _, _) = lab().await;
     let url = format!("{}/v2/lab/app/manifests/1", upstream.url());
