@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use hydrant_flight::{Flight, FlightError, ManifestSource, Opened, Source};
 use hydrant_proto::{Digest, FailureClass, codec, subject::StateKey};
 use hydrant_store::Store;
-use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, ImageBuilder, NatsServer, until};
+use hydrant_testkit::{Blob, FakeUpstream, Fault, Flow, Gate, ImageBuilder, NatsServer, until};
 use hydrant_upstream::{Client, Priority};
 use lab::{MIB, grant, name};
 use std::{ops::Deref, sync::Arc, time::Duration};
@@ -240,7 +240,8 @@ async fn a_follower_goes_on_where_a_leader_that_stopped_was() {
 async fn whoever_takes_over_has_what_the_others_have_before_it_asks_upstream() {
     let lab = Lab::start(32 * MIB).await;
     let (first, second) = (lab.member().await, lab.member().await);
-    lab.upstream.inject("*/blobs/*", Fault::slow(8 * MIB));
+    // So that the leader is not done before it goes.
+    lab.upstream.inject("*/blobs/*", Fault::hold(24 * MIB, &Gate::default()).times(1));
     first.lead().await;
     let ahead = second.fly().await;
     spooled(&ahead, 24 * MIB).await;
