@@ -177,11 +177,14 @@ impl Flights {
 
     async fn kept_again(&self, flight: &Flight) -> Result<(), FlightError> {
         // Another process may have stored it, and ended our write as superfluous.
-        match self.0.keeper.store().blob_size(flight.digest()).await {
-            Ok(Some(size)) if Some(size) == flight.progress().size => {
-                self.0.keeper.link(flight).await
-            }
-            _ => self.0.keeper.keep(flight).await,
+        let store = self.0.keeper.store();
+        let is_kept = match flight.progress().size {
+            Some(size) => store.keeps_blob(flight.digest(), size).await.unwrap_or(false),
+            None => false,
+        };
+        match is_kept {
+            true => self.0.keeper.link(flight).await,
+            false => self.0.keeper.keep(flight).await,
         }
     }
 }

@@ -115,6 +115,13 @@ impl Directory {
         }
     }
 
+    /// Makes an object durable of which only that it is visible is known. Blocking.
+    pub(crate) fn make_durable(&self, key: &str) -> io::Result<()> {
+        let path = self.root.join(key);
+        File::open(&path)?.sync_all()?;
+        sync_parent(&path)
+    }
+
     /// Begins an object that is written in parts.
     pub(crate) async fn begin_upload(
         &self,
@@ -233,7 +240,36 @@ pub(crate) fn make_parents(path: &FilePath) -> io::Result<()> {
 }
 
 pub(crate) fn sync_parent(path: &FilePath) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    let Some(parent) = path.parent() else { return Ok(()) };
+    #[cfg(test)]
+    broken::fail_below(parent)?;
+    File::open(parent)?.sync_all()
+}
+
+/// Disks that do not take what they are to make durable, for tests.
+#[cfg(test)]
+pub(crate) mod broken {
+    use super::{FilePath, PathBuf, io};
+    use std::sync::{Mutex, PoisonError};
+
+    static ROOTS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+    /// From now on no directory below `root` can be synced.
+    pub(crate) fn break_below(root: &FilePath) {
+        ROOTS.lock().unwrap_or_else(PoisonError::into_inner).push(root.to_owned());
+    }
+
+    pub(crate) fn mend_all_below(root: &FilePath) {
+        ROOTS.lock().unwrap_or_else(PoisonError::into_inner).retain(|broken| broken != root);
+    }
+
+    pub(super) fn fail_below(directory: &FilePath) -> io::Result<()> {
+        let roots = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
+        match roots.iter().any(|root| directory.starts_with(root)) {
+            true => Err(io::Error::other("broken on purpose")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What vanished meanwhile is no failure.

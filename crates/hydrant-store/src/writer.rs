@@ -1,7 +1,7 @@
 //! Writing a blob: hashed while it is sent, visible only when size and digest agree.
 
 use crate::{
-    Store,
+    Backend, Store,
     error::StoreError,
     key::Key,
     upload::{PART_BYTES, Upload},
@@ -9,6 +9,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use hydrant_proto::{Digest, Hasher};
 use object_store::{PutMode, path::Path};
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// A blob being written. Dropped without [`BlobWriter::commit`] it is aborted in the background;
 /// [`Store::settled`] waits for that.
@@ -45,6 +47,29 @@ impl Store {
             return Err(mismatch(digest, "its bytes hash to another digest"));
         }
         self.put(&self.at(Key::Blob(digest)), bytes, PutMode::Overwrite).await
+    }
+}
+
+impl Store {
+    /// Whether the blob is there with this size in bytes, durably: a write that failed at its last
+    /// sync is visible all the same, and not to be announced.
+    pub async fn keeps_blob(&self, digest: &Digest, size: u64) -> Result<bool, StoreError> {
+        let is_there = self.has_blob(digest, size).await?;
+        if is_there {
+            self.make_durable(&self.at(Key::Blob(digest))).await?;
+        }
+        Ok(is_there)
+    }
+
+    /// What is visible on S3 is durable.
+    async fn make_durable(&self, path: &Path) -> Result<(), StoreError> {
+        let Backend::Directory(directory) = &self.backend else { return Ok(()) };
+        let (directory, key) = (directory.clone(), path.to_string());
+        let synced = spawn_blocking(move || directory.make_durable(&key)).await;
+        synced.expect("syncing does not panic").map_err(|error| StoreError::Unavailable {
+            key: path.to_string(),
+            cause: Arc::new(error),
+        })
     }
 }
 
@@ -146,7 +171,10 @@ pub(crate) async fn complete(
     let completed = upload.complete().await;
     // An answer may be lost after the object was written, and a success may be none.
     match (store.head(path).await?, completed) {
-        (Some(meta), _) if meta.size == size => Ok(size),
+        (Some(meta), Ok(())) if meta.size == size => Ok(size),
+        (Some(meta), Err(_)) if meta.size == size => {
+            store.make_durable(path).await.map(|()| size).map_err(StoreError::in_doubt)
+        }
         (_, Err(error)) => Err(error),
         (found, Ok(())) => Err(not_whole(path, found.map(|meta| meta.size), size)),
     }
@@ -158,6 +186,30 @@ fn mismatch(digest: &Digest, reason: &str) -> StoreError {
 
 fn not_whole(path: &Path, found: Option<u64>, written: u64) -> StoreError {
     let text = format!("completed with {found:?} of {written} bytes");
-    let cause = std::sync::Arc::new(std::io::Error::other(text));
+    let cause = Arc::new(std::io::Error::other(text));
     StoreError::Unavailable { key: path.to_string(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StoreConfig, StoreUrl, directory::broken};
+
+    #[tokio::test]
+    async fn a_blob_whose_last_sync_failed_is_visible_and_counts_only_once_it_is_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        let store = Store::open(&StoreConfig::from_env(StoreUrl::Directory(root.clone()))).unwrap();
+        let bytes = Bytes::from(vec![7; PART_BYTES + 1]);
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        let mut writer = store.begin_blob(&digest, Some(size));
+        writer.write(bytes).await.unwrap();
+        broken::break_below(&root);
+        let committed = writer.commit().await;
+        assert!(matches!(committed, Err(StoreError::Unknown { .. })), "{committed:?}");
+        assert!(store.has_blob(&digest, size).await.unwrap(), "it is visible");
+        assert!(store.keeps_blob(&digest, size).await.is_err());
+        broken::mend_all_below(&root);
+        assert!(store.keeps_blob(&digest, size).await.unwrap());
+    }
 }
