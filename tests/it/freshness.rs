@@ -220,7 +220,7 @@ async fn a_person_freezes_rolls_back_and_lets_go() {
     assert_eq!(named(&hydrant, path).await.1, digests[0], "frozen");
     assert_eq!(upstream.requests().len(), 0);
 
-    tag(&["unfreeze", "lab/app:1"]).await.success();
+    tag(&["unfreeze", "lab/app:1", "--reason", "3 mends it"]).await.success();
     comes_to(&hydrant, path, &digests[2]).await;
     let [one, two, three] = digests.clone();
     let expected = [(one.clone(), two.clone()), (two, one.clone()), (one, three)];
@@ -228,13 +228,22 @@ async fn a_person_freezes_rolls_back_and_lets_go() {
     let history = tag(&["history", "lab/app:1", "-o", "json"]).await.success();
     let history: Value = serde_json::from_str(&history.text()).unwrap();
     let items = history["items"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let acts: Vec<_> = items
-        .map(|line| (&line["act"], &line["by"]))
-        .map(|(act, by)| format!("{act} {by}"))
+        .map(|line| ["act", "by", "actor", "reason"].map(|field| text(&line[field])).join(" "))
         .collect();
-    let expected =
-        ["seen importer", "unfrozen api", "rolled-back api", "seen importer", "seen importer"];
-    assert_eq!(acts.iter().map(|act| act.replace('"', "")).collect::<Vec<_>>(), expected);
+    let expected = [
+        "seen importer - -",
+        "unfrozen api this-machine 3 mends it",
+        "rolled-back api this-machine 2 is broken",
+        "seen importer - -",
+        "refreshed api this-machine -",
+        "seen importer - -",
+    ];
+    assert_eq!(acts, expected);
+    let shown = tag(&["history", "lab/app:1"]).await.success().text();
+    assert!(shown.contains("ACTOR") && shown.contains("this-machine"), "{shown}");
+    assert!(shown.contains("3 mends it"), "{shown}");
     let far = format!("sha256:{}", "0".repeat(64));
     let unknown = tag(&["rollback", "lab/app:1", "--to", &far]).await;
     assert!(unknown.stderr.contains("has not named sha256:000"), "{}", unknown.stderr);

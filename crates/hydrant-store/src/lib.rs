@@ -58,8 +58,8 @@ pub use referrer::Referrer;
 pub use sound_file::SoundFile;
 pub use spooled::{Sealed, Spooled, SpooledReader};
 pub use tag::{
-    Follows, Frozen, MAX_TAG_LINES, Move, Owner, Sighting, Stays, TagAct, TagLine, TagRecord,
-    Terms, Writer,
+    Follows, Frozen, MAX_TAG_LINES, Move, Owner, Sighting, Stays, Steering, TagAct, TagLine,
+    TagRecord, Terms, Unfrozen, Writer,
 };
 pub use upload::PART_BYTES;
 pub use writer::BlobWriter;

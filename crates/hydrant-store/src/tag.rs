@@ -9,7 +9,7 @@ mod record;
 
 pub use history::{MAX_LINES as MAX_TAG_LINES, TagAct, TagLine};
 pub use next::{Follows, Sighting, Stays};
-pub use record::{Frozen, Move, Owner, TagRecord, Terms, Writer};
+pub use record::{Frozen, Move, Owner, Steering, TagRecord, Terms, Unfrozen, Writer};
 
 use crate::{
     Store,
@@ -177,7 +177,10 @@ impl Store {
         let frozen = says(br#""frozen":{"#).then(|| Frozen {
             at: Timestamp::UNIX_EPOCH,
             by: Writer::Api,
-            reason: Some("why is not known any more: the record was damaged".to_owned()),
+            steering: Steering {
+                actor: None,
+                reason: Some("why is not known any more: the record was damaged".to_owned()),
+            },
         });
         let adopted = self.adopt(repository, tag).await?;
         Ok(adopted.map(|(adopted, _)| {

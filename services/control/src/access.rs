@@ -13,6 +13,22 @@ use subtle::ConstantTimeEq as _;
 
 const API: &str = "/api/";
 
+/// Who called, as far as that can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    AdminToken,
+    ThisMachine,
+}
+
+impl Caller {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AdminToken => "admin-token",
+            Self::ThisMachine => "this-machine",
+        }
+    }
+}
+
 /// The rule by which callers are let in.
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
@@ -32,10 +48,13 @@ impl Access {
         }
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+    fn check(&self, headers: &HeaderMap) -> Result<Caller, Failure> {
         match self {
-            Self::Token(token) => holds(headers, token).then_some(()).ok_or(Failure::Unauthorized),
-            Self::ThisMachine => from_no_web_page(headers),
+            Self::Token(token) => match holds(headers, token) {
+                true => Ok(Caller::AdminToken),
+                false => Err(Failure::Unauthorized),
+            },
+            Self::ThisMachine => from_no_web_page(headers).map(|()| Caller::ThisMachine),
             Self::Nobody => Err(Failure::Forbidden {
                 message: "the API is off: this admin address is not loopback and no token is set",
                 remedy: "set HYDRANT_ADMIN_TOKEN (or HYDRANT_ADMIN_TOKEN_FILE), or listen on \
@@ -46,11 +65,16 @@ impl Access {
 }
 
 /// Lets a request to the API through, or answers for it.
-pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if request.uri().path().starts_with(API)
-        && let Err(failure) = access.check(request.headers())
-    {
-        return failure.into_response();
+pub(crate) async fn guard(
+    State(access): State<Access>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if request.uri().path().starts_with(API) {
+        match access.check(request.headers()) {
+            Ok(caller) => drop(request.extensions_mut().insert(caller)),
+            Err(failure) => return failure.into_response(),
+        }
     }
     next.run(request).await
 }

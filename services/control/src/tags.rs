@@ -1,18 +1,19 @@
 //! Tags, steered by hand: checked now, kept where they are, or taken back to what they named before.
 
 use crate::{
+    access::Caller,
     budget::within_budget,
     failure::{Failure, Told},
     hydrations::{current_job, order, queue, record},
     input::{Body, Params, image},
 };
-use axum::{Json, extract::State, response::Response};
+use axum::{Extension, Json, extract::State, response::Response};
 use hydrant_boot::ResourceFeed;
 use hydrant_bus::Bus;
 use hydrant_proto::{Digest, HydrationRequested, Image, Lane, Tag};
 use hydrant_store::{
-    Durability, Frozen, Owner, Sighting, Stays, Store, StoreError, TagLine, TagRecord, Terms,
-    Wanted, Writer,
+    Durability, Frozen, Owner, Sighting, Stays, Steering, Store, StoreError, TagLine, TagRecord,
+    Terms, Wanted, Writer,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -86,27 +87,31 @@ pub(crate) async fn refresh(
     State(feed): State<ResourceFeed>,
     State(store): State<Store>,
     State(bus): State<Bus>,
+    Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, Failure> {
-    let asked: Which = body.json()?;
-    let place = Place::of(&feed, &asked.image)?;
+    let Asked { image, reason } = body.json()?;
+    let (place, steering) = (Place::of(&feed, &image)?, steering(caller, reason)?);
     let found = within_budget(async { Ok(place.read(&store).await?) }).await?;
-    let stays = found.and_then(|(record, _)| record.stays(hydrant_store::Follows::Upstream));
-    match stays {
-        Some(stays) => Err(place.refused(stays)),
-        None => order(&store, &bus, place.job, vec![Wanted::Refresh]).await,
+    if let Some((record, _)) = found {
+        if let Some(stays) = record.stays(hydrant_store::Follows::Upstream) {
+            return Err(place.refused(stays));
+        }
+        place.note_refresh(&store, &record, steering).await;
     }
+    order(&store, &bus, place.job, vec![Wanted::Refresh]).await
 }
 
 /// Keeps the tag where it is.
 pub(crate) async fn freeze(
     State(feed): State<ResourceFeed>,
     State(store): State<Store>,
+    Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Json<Standing>, Failure> {
     let Asked { image, reason } = body.json()?;
-    let (place, reason) = (Place::of(&feed, &image)?, checked(reason)?);
-    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, reason };
+    let (place, steering) = (Place::of(&feed, &image)?, steering(caller, reason)?);
+    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, steering };
     let record = place.change(&store, |record| record.freeze(frozen.clone())).await?;
     Ok(Json(place.standing(record)))
 }
@@ -116,12 +121,13 @@ pub(crate) async fn unfreeze(
     State(feed): State<ResourceFeed>,
     State(store): State<Store>,
     State(bus): State<Bus>,
+    Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Json<Standing>, Failure> {
     let Asked { image, reason } = body.json()?;
-    checked(reason)?;
-    let place = Place::of(&feed, &image)?;
-    let record = place.change(&store, |record| record.unfreeze(Timestamp::now())).await?;
+    let (place, steering) = (Place::of(&feed, &image)?, steering(caller, reason)?);
+    let free = |record: &TagRecord| record.unfreeze(Timestamp::now(), steering.clone());
+    let record = place.change(&store, free).await?;
     place.follow_up(&store, &bus).await?;
     Ok(Json(place.standing(record)))
 }
@@ -131,12 +137,13 @@ pub(crate) async fn rollback(
     State(feed): State<ResourceFeed>,
     State(store): State<Store>,
     State(bus): State<Bus>,
+    Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Json<Standing>, Failure> {
     let Back { image, reason, digest } = body.json()?;
-    let (place, reason) = (Place::of(&feed, &image)?, checked(reason)?);
+    let (place, steering) = (Place::of(&feed, &image)?, steering(caller, reason)?);
     let target = within_budget(place.target(&store, digest)).await?;
-    let back = |record: &TagRecord| record.roll_back(&target, reason.clone());
+    let back = |record: &TagRecord| record.roll_back(&target, steering.clone());
     let record = place.change(&store, back).await?;
     // The job tells of it, too; this one only tells sooner.
     if let Some(event) = record.moved_event(&place.job.repository, &place.tag)
@@ -166,6 +173,16 @@ impl Place {
         store: &Store,
     ) -> Result<Option<(TagRecord, hydrant_store::Version)>, StoreError> {
         store.tag(&self.job.repository, &self.tag).await
+    }
+
+    /// The history is for people: what it cannot take stops nothing.
+    async fn note_refresh(&self, store: &Store, record: &TagRecord, steering: Steering) {
+        let (name, tag) = (&self.job.repository, &self.tag);
+        let noted =
+            within_budget(async { Ok(store.note_refresh(name, tag, record, steering).await?) });
+        if noted.await.is_err() {
+            tracing::warn!(image.repository = %name, image.tag = %tag, "refresh not in the history");
+        }
     }
 
     /// Changes the record, on whatever stands when it is written.
@@ -267,6 +284,11 @@ impl Place {
 
 fn conflict(field: &str, message: String, remedy: impl Into<String>) -> Failure {
     Failure::Conflict(vec![Told::new(field, message, remedy)])
+}
+
+/// Whose change it is, and why.
+fn steering(caller: Caller, reason: Option<String>) -> Result<Steering, Failure> {
+    Ok(Steering { actor: Some(caller.as_str().to_owned()), reason: checked(reason)? })
 }
 
 /// A reason that fits on a line.

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use hydrant_proto::MediaType;
     use hydrant_rules::Checks;
-    use hydrant_store::{Frozen, Store, Writer};
+    use hydrant_store::{Frozen, Steering, Store, Writer};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -260,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn a_frozen_tag_has_no_younger() {
         let seen = record("a", 5, Owner::Cache).await;
-        let frozen = Frozen { at: at(6), by: Writer::Api, reason: None };
+        let frozen = Frozen { at: at(6), by: Writer::Api, steering: Steering::default() };
         let still = seen.record.freeze(frozen).unwrap();
         let seen = Arc::new(Seen::now(still, seen.version.clone()));
         let (newest, before) = newest(Some(seen), Some(observation("b", 9, true)));

@@ -336,6 +336,9 @@ Examples:
     Refresh {
         /// Image as clients pull it: `repository:tag`
         image: String,
+        /// Why, for those who read the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         /// Wait until it is local, with progress; the exit code is 0 only then
         #[arg(long)]
         wait: bool,

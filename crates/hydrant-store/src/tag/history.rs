@@ -4,7 +4,7 @@
 //! line, never the tag; and since a record tells of its own change, whoever reads or writes next
 //! puts the line in.
 
-use super::record::{Owner, TagRecord, Writer};
+use super::record::{Owner, Steering, TagRecord, Unfrozen, Writer};
 use crate::{
     Store,
     cas::{MAX_ROUNDS, Stamp},
@@ -34,8 +34,9 @@ pub struct TagLine {
     pub seq: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    /// Of a person's change.
+    #[serde(flatten)]
+    pub steering: Steering,
 }
 
 /// What was done to a tag.
@@ -49,6 +50,8 @@ pub enum TagAct {
     Deleted,
     Frozen,
     Unfrozen,
+    /// Somebody had the upstream asked. Of several without a change only the last is kept.
+    Refreshed,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -95,6 +98,20 @@ impl Store {
         }
     }
 
+    /// Writes down that somebody has the upstream asked about a tag that stands so.
+    pub async fn note_refresh(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        standing: &TagRecord,
+        steering: Steering,
+    ) -> Result<(), StoreError> {
+        let (at, by) = (Timestamp::now(), Writer::Api);
+        let line = TagLine { at, by, steering, ..TagLine::of(standing, TagAct::Refreshed) };
+        let lines = told_by(standing).into_iter().chain([line]).collect();
+        self.write_lines(repository, tag, lines).await
+    }
+
     async fn write_lines(
         &self,
         repository: &RepositoryName,
@@ -125,6 +142,13 @@ impl History {
     fn add(&mut self, lines: impl Iterator<Item = TagLine>) -> bool {
         let mut added = false;
         for line in lines {
+            if line.act == TagAct::Refreshed {
+                let same = |known: &TagLine| known.act == line.act && known.seq == line.seq;
+                if self.lines.iter().any(|known| same(known) && known.at >= line.at) {
+                    continue;
+                }
+                self.lines.retain(|known| !same(known));
+            }
             if !self.lines.iter().any(|known| known.is_of_the_same(&line)) {
                 self.lines.push(line);
                 added = true;
@@ -147,12 +171,12 @@ impl TagLine {
             size: record.size,
             seq: record.seq,
             rule: record.rule.clone(),
-            reason: None,
+            steering: Steering::default(),
         }
     }
 
     fn is_of_the_same(&self, other: &Self) -> bool {
-        let points = |act| !matches!(act, TagAct::Frozen | TagAct::Unfrozen);
+        let points = |act| !matches!(act, TagAct::Frozen | TagAct::Unfrozen | TagAct::Refreshed);
         match (points(self.act), points(other.act)) {
             (true, true) => self.seq == other.seq,
             _ => (self.seq, self.act, self.at) == (other.seq, other.act, other.at),
@@ -163,9 +187,8 @@ impl TagLine {
 /// What changed between two records.
 fn changes(before: Option<&TagRecord>, after: &TagRecord) -> Vec<TagLine> {
     let was_frozen = before.is_some_and(|before| before.frozen.is_some());
-    if was_frozen && after.frozen.is_none() {
-        let at = after.confirmed_at;
-        return vec![TagLine { at, by: Writer::Api, ..TagLine::of(after, TagAct::Unfrozen) }];
+    if was_frozen && after.frozen.is_none() && after.unfrozen.is_some() {
+        return unfrozen(after).into_iter().collect();
     }
     let is_same = before.is_some_and(|before| before.seq == after.seq);
     match is_same && (was_frozen || after.frozen.is_none()) {
@@ -183,26 +206,73 @@ fn told_by(record: &TagRecord) -> Vec<TagLine> {
         (_, Owner::Cache, Writer::Importer | Writer::Registry) => TagAct::Seen,
     };
     let mut pointed = TagLine::of(record, act);
-    let Some(frozen) = &record.frozen else { return vec![pointed] };
+    let Some(frozen) = &record.frozen else {
+        return std::iter::once(pointed).chain(unfrozen(record)).collect();
+    };
     if act == TagAct::RolledBack && frozen.at == record.observed_at {
         // One act, not two.
-        pointed.reason.clone_from(&frozen.reason);
+        pointed.steering.clone_from(&frozen.steering);
         return vec![pointed];
     }
-    let (at, by, reason) = (frozen.at, frozen.by, frozen.reason.clone());
-    let frozen = TagLine { at, by, reason, ..TagLine::of(record, TagAct::Frozen) };
+    let (at, by, steering) = (frozen.at, frozen.by, frozen.steering.clone());
+    let frozen = TagLine { at, by, steering, ..TagLine::of(record, TagAct::Frozen) };
     vec![pointed, frozen]
+}
+
+fn unfrozen(record: &TagRecord) -> Option<TagLine> {
+    let Unfrozen { at, steering } = record.unfrozen.clone()?;
+    Some(TagLine { at, by: Writer::Api, steering, ..TagLine::of(record, TagAct::Unfrozen) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Frozen;
 
     fn line(seq: u64) -> TagLine {
         let digest = Digest::of(&seq.to_be_bytes());
         let at = Timestamp::from_second(i64::try_from(seq).unwrap()).unwrap();
         let record = TagRecord::new(Owner::Cache, digest, MediaType::OciManifest, 1, at);
         TagLine::of(&TagRecord { seq, ..record }, TagAct::Seen)
+    }
+
+    #[test]
+    fn a_change_by_a_person_tells_whose_and_why_and_so_does_each_later_look() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let steering = |reason: &str| Steering {
+            actor: Some("admin-token".to_owned()),
+            reason: Some(reason.to_owned()),
+        };
+        let digest = Digest::of(b"a");
+        let seen = TagRecord::new(Owner::Cache, digest, MediaType::OciManifest, 1, at(1));
+        let frozen = Frozen { at: at(2), by: Writer::Api, steering: steering("a release") };
+        let frozen = seen.freeze(frozen).unwrap();
+        let free = frozen.unfreeze(at(3), steering("it is out")).unwrap();
+        let told = |lines: Vec<TagLine>| {
+            lines.into_iter().map(|line| (line.act, line.steering)).collect::<Vec<_>>()
+        };
+        let ended = (TagAct::Unfrozen, steering("it is out"));
+        assert_eq!(told(changes(Some(&frozen), &free)), std::slice::from_ref(&ended));
+        // The line may have been lost with its writer.
+        assert_eq!(told(told_by(&free)), [(TagAct::Seen, Steering::default()), ended]);
+        let again = Frozen { at: at(4), by: Writer::Api, steering: steering("once more") };
+        let again = told(told_by(&free.freeze(again).unwrap()));
+        assert_eq!(again[1..], [(TagAct::Frozen, steering("once more"))]);
+    }
+
+    #[test]
+    fn of_several_refreshes_the_last_is_kept() {
+        let refreshed = |second| TagLine {
+            act: TagAct::Refreshed,
+            at: Timestamp::from_second(second).unwrap(),
+            ..line(1)
+        };
+        let mut history = History::default();
+        for second in [1, 3, 2] {
+            history.add([line(1), refreshed(second)].into_iter());
+        }
+        let kept: Vec<_> = history.lines.iter().map(|line| line.at.as_second()).collect();
+        assert_eq!(kept, [1, 3]);
     }
 
     #[test]

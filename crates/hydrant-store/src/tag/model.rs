@@ -7,7 +7,7 @@
 //! All of them at once make too many worlds to visit, so they appear in several [`CASTS`]. Each
 //! [`Flaw`] breaks one step, and the search has to notice in one of them.
 
-use super::{Follows, Frozen, Owner, Sighting, TagRecord, Terms, Writer};
+use super::{Follows, Frozen, Owner, Sighting, Steering, TagRecord, Terms, Writer};
 use hydrant_proto::{Digest, MediaType};
 use jiff::Timestamp;
 use std::{
@@ -401,9 +401,12 @@ impl Search {
         let record = world.record(seen).expect("an operator acts on what is there");
         let now = Timestamp::UNIX_EPOCH;
         let steered = match act {
-            Act::Freeze => record.freeze(Frozen { at: now, by: Writer::Api, reason: None }),
-            Act::Unfreeze => record.unfreeze(now),
-            Act::RollBack => record.roll_back(&sighting("a", "g1"), None),
+            Act::Freeze => {
+                let steering = Steering::default();
+                record.freeze(Frozen { at: now, by: Writer::Api, steering })
+            }
+            Act::Unfreeze => record.unfreeze(now, Steering::default()),
+            Act::RollBack => record.roll_back(&sighting("a", "g1"), Steering::default()),
         };
         let steered = steered.map(|steered| match (act, self.flaw) {
             (Act::RollBack, Flaw::RollbackThaws) => TagRecord { frozen: None, ..steered },

@@ -5,7 +5,7 @@
 //! answer is written was not followed by any newer word, so a tag never goes back to an older one,
 //! whatever clocks say.
 
-use super::record::{Frozen, Move, Owner, TagRecord, Terms, Writer};
+use super::record::{Frozen, Move, Owner, Steering, TagRecord, Terms, Unfrozen, Writer};
 use hydrant_proto::{Digest, MediaType};
 use jiff::Timestamp;
 
@@ -92,25 +92,28 @@ impl TagRecord {
     pub fn freeze(&self, frozen: Frozen) -> Result<Self, Stays> {
         self.may_be_steered()?;
         let frozen = self.frozen.clone().unwrap_or(frozen);
-        Ok(Self { frozen: Some(frozen), ..self.clone() })
+        Ok(Self { frozen: Some(frozen), unfrozen: None, ..self.clone() })
     }
 
     /// Lets the tag follow the upstream again. It counts as confirmed now, so that it stays
     /// available when the upstream, which is to be asked at once, is away.
-    pub fn unfreeze(&self, now: Timestamp) -> Result<Self, Stays> {
+    pub fn unfreeze(&self, now: Timestamp, steering: Steering) -> Result<Self, Stays> {
         self.may_be_steered()?;
         match self.frozen {
-            Some(_) => Ok(Self { frozen: None, confirmed_at: now, ..self.clone() }),
+            Some(_) => {
+                let unfrozen = Some(Unfrozen { at: now, steering });
+                Ok(Self { frozen: None, unfrozen, confirmed_at: now, ..self.clone() })
+            }
             None => Ok(self.clone()),
         }
     }
 
     /// Points the tag at something it named before, and keeps it there: the next word of the
     /// upstream would undo it.
-    pub fn roll_back(&self, to: &Sighting, reason: Option<String>) -> Result<Self, Stays> {
+    pub fn roll_back(&self, to: &Sighting, steering: Steering) -> Result<Self, Stays> {
         self.may_be_steered()?;
         let Sighting { digest, media_type, size, asked_at: at, terms } = to.clone();
-        let frozen = Some(Frozen { at, by: Writer::Api, reason });
+        let frozen = Some(Frozen { at, by: Writer::Api, steering });
         if digest == self.digest {
             return Ok(Self { frozen: self.frozen.clone().or(frozen), ..self.clone() });
         }
@@ -159,8 +162,12 @@ mod tests {
         TagRecord::sighted(None, &seen(of, 1), Follows::Upstream).unwrap()
     }
 
+    fn why(reason: &str) -> Steering {
+        Steering { actor: None, reason: Some(reason.to_owned()) }
+    }
+
     fn frozen(reason: &str) -> Frozen {
-        Frozen { at: at(5), by: Writer::Api, reason: Some(reason.to_owned()) }
+        Frozen { at: at(5), by: Writer::Api, steering: why(reason) }
     }
 
     #[test]
@@ -205,16 +212,16 @@ mod tests {
     fn a_rollback_freezes_and_an_unfrozen_tag_counts_as_confirmed() {
         let moved =
             TagRecord::sighted(Some(&first("a")), &seen("b", 9), Follows::Upstream).unwrap();
-        let back = moved.roll_back(&seen("a", 30), Some("b is broken".into())).unwrap();
+        let back = moved.roll_back(&seen("a", 30), why("b is broken")).unwrap();
         assert_eq!((back.digest.clone(), back.by), (first("a").digest, Writer::Api));
         assert_eq!(back.previous(), Some(&moved.digest));
         assert!(back.stays(Follows::Upstream).is_some());
-        let free = back.unfreeze(at(40)).unwrap();
+        let free = back.unfreeze(at(40), why("b is mended")).unwrap();
         assert_eq!((free.confirmed_at, free.stays(Follows::Upstream)), (at(40), None));
         // Said twice, it is done once.
-        assert_eq!(back.roll_back(&seen("a", 31), None), Ok(back.clone()));
+        assert_eq!(back.roll_back(&seen("a", 31), Steering::default()), Ok(back.clone()));
         assert_eq!(back.freeze(frozen("again")), Ok(back));
-        assert_eq!(free.unfreeze(at(50)), Ok(free));
+        assert_eq!(free.unfreeze(at(50), Steering::default()), Ok(free));
     }
 
     #[test]
@@ -224,8 +231,8 @@ mod tests {
             (TagRecord { deleted: true, ..first("a") }, Stays::Absent),
         ] {
             assert_eq!(record.freeze(frozen("")), Err(stays));
-            assert_eq!(record.unfreeze(at(9)), Err(stays));
-            assert_eq!(record.roll_back(&seen("b", 9), None), Err(stays));
+            assert_eq!(record.unfreeze(at(9), Steering::default()), Err(stays));
+            assert_eq!(record.roll_back(&seen("b", 9), Steering::default()), Err(stays));
         }
     }
 }

@@ -60,6 +60,9 @@ pub struct TagRecord {
     /// Why it stays where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
+    /// How the last freeze of this digest ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfrozen: Option<Unfrozen>,
     /// Tells one write from every other; set by [`crate::Store::put_tag`].
     pub nonce: String,
     /// A tombstone: the tag is gone, and hydration of an older observation must not bring it back.
@@ -89,6 +92,24 @@ pub struct Terms {
 pub struct Frozen {
     pub at: Timestamp,
     pub by: Writer,
+    #[serde(flatten)]
+    pub steering: Steering,
+}
+
+/// The end of a freeze.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Unfrozen {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub steering: Steering,
+}
+
+/// On whose word a person's change is made, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Steering {
+    /// The caller, as far as the API knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -123,6 +144,7 @@ impl TagRecord {
             confirmed_at: at,
             moved: None,
             frozen: None,
+            unfrozen: None,
             nonce: String::new(),
             deleted: false,
         }

@@ -3,7 +3,7 @@
 use crate::lab::{Lab, SOON, assert_manifest, header, reference};
 use futures::StreamExt;
 use hydrant_proto::{Event, EventKind};
-use hydrant_store::{Frozen, Owner, Writer};
+use hydrant_store::{Frozen, Owner, Steering, Writer};
 use hydrant_testkit::{Fault, ImageBuilder, NatsServer, until};
 use jiff::{SignedDuration, Timestamp};
 use std::{pin::pin, time::Duration};
@@ -173,7 +173,7 @@ async fn a_frozen_tag_is_never_asked_about() {
     lab.hydrate(&image, "lab/app", "1").await;
     lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
     let (record, version) = lab.store.tag(&name, &tag).await.unwrap().unwrap();
-    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, reason: None };
+    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, steering: Steering::default() };
     let record = record.freeze(frozen).unwrap();
     lab.store.put_tag(&name, &tag, record, Some(version)).await.unwrap();
     let answer = lab.pull("lab/app/manifests/1").await;

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 pub async fn run(action: TagAction) -> Result<(), Failure> {
     match action {
-        TagAction::Refresh { image, wait, timeout, server } => {
-            let (body, wait) = (json!({ "image": image }), wait.then_some(timeout));
+        TagAction::Refresh { image, reason, wait, timeout, server } => {
+            let body = json!({ "image": image, "reason": reason });
+            let wait = wait.then_some(timeout);
             place(&Api::new(server)?, &Order { path: "/tags/refresh", body, wait }).await
         }
         TagAction::History { image, output, server } => {
@@ -56,15 +57,16 @@ fn told(tag: &Value) -> String {
 }
 
 fn lines(found: &Value) -> Vec<Vec<String>> {
-    let head = ["AT", "WHAT", "BY", "DIGEST", "REASON"].map(str::to_owned).to_vec();
+    let head = ["AT", "WHAT", "BY", "ACTOR", "DIGEST", "REASON"].map(str::to_owned).to_vec();
     let row = |line: &Value| {
-        let reason = line["reason"].as_str().unwrap_or("-").to_owned();
+        let given = |field: &str| line[field].as_str().unwrap_or("-").to_owned();
         vec![
             text(&line["at"]),
             text(&line["act"]),
             text(&line["by"]),
+            given("actor"),
             text(&line["digest"]),
-            reason,
+            given("reason"),
         ]
     };
     let items = found["items"].as_array().map_or(&[][..], Vec::as_slice);

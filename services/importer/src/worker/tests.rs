@@ -4,7 +4,7 @@ use super::*;
 use hydrant_bus::BusConfig;
 use hydrant_proto::{Digest, EventKind, Lane, Platform, Tag};
 use hydrant_rules::Resources;
-use hydrant_store::{Frozen, MissRecord, Owner, TagAct, TagRecord, Wanted, Writer};
+use hydrant_store::{Frozen, MissRecord, Owner, Steering, TagAct, TagRecord, Wanted, Writer};
 use hydrant_testkit::{FakeUpstream, Fault, Image, ImageBuilder, NatsServer, until};
 use hydrant_upstream::SecretSource;
 use std::{
@@ -428,7 +428,7 @@ async fn a_frozen_tag_is_hydrated_where_it_is_and_moves_when_it_is_freed() {
     lab.upstream.insert(&image(1), "app", "1");
     let request = lab.missed("lab/app:1", Wanted::Whole).await;
     assert_eq!(lab.handle(&request).await, Verdict::Done);
-    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, reason: None };
+    let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, steering: Steering::default() };
     lab.steer(|record| record.freeze(frozen.clone()).unwrap()).await;
 
     lab.upstream.insert(&image(2), "app", "1");
@@ -441,7 +441,7 @@ async fn a_frozen_tag_is_hydrated_where_it_is_and_moves_when_it_is_freed() {
     assert_eq!(lab.tag().await.digest, image(1).digest);
     assert!(lab.upstream.requests().is_empty(), "the upstream has no say");
 
-    lab.steer(|record| record.unfreeze(Timestamp::now()).unwrap()).await;
+    lab.steer(|record| record.unfreeze(Timestamp::now(), Steering::default()).unwrap()).await;
     let request = lab.missed("lab/app:1", Wanted::Whole).await;
     assert_eq!(lab.handle(&request).await, Verdict::Done);
     let (old, new) = (image(1).digest, image(2).digest);
@@ -486,7 +486,8 @@ async fn a_freeze_during_an_import_holds() {
                 .then_some(())
         })
         .await;
-        let frozen = Frozen { at: Timestamp::now(), by: Writer::Api, reason: None };
+        let frozen =
+            Frozen { at: Timestamp::now(), by: Writer::Api, steering: Steering::default() };
         lab.steer(|record| record.freeze(frozen.clone()).unwrap()).await;
     };
     let (verdict, ()) = tokio::join!(lab.handle(&request), meanwhile);
