@@ -80,6 +80,10 @@ impl SecretSource {
 async fn file(path: &Path) -> Result<SecretString, String> {
     let mut text = String::new();
     let unreadable = |error| format!("cannot be read: {error}");
+    // Opening a pipe waits for its other end, and keeps a thread that others need.
+    if !tokio::fs::metadata(path).await.map_err(unreadable)?.is_file() {
+        return Err("is no regular file".to_owned());
+    }
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     // Two bytes more than allowed: one for the newline, one to notice the excess.
     file.take(MAX_BYTES as u64 + 2).read_to_string(&mut text).await.map_err(unreadable)?;
@@ -141,6 +145,14 @@ mod tests {
         assert!(source("a:b").login(&colon).await.is_err());
         let missing = credential(Secret::Env("U".into()), Secret::File("/nonexistent/x".into()));
         assert!(source("").login(&missing).await.is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for odd in [pipe, "/dev/zero".into(), "/".into()] {
+            let odd = credential(Secret::Env("U".into()), Secret::File(odd));
+            let error = source("").login(&odd).await.err().unwrap().to_string();
+            assert!(error.ends_with("is no regular file"), "{error}");
+        }
         assert!(!format!("{:?}", source("hunter2")).contains("hunter2"));
     }
 }

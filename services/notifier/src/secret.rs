@@ -16,6 +16,8 @@ pub enum SecretError {
     Unset(String),
     #[error("the file {path} of the webhook secret cannot be read: {source}")]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error("the file {0} of the webhook secret is no regular file")]
+    Irregular(PathBuf),
     #[error("the file {0} of the webhook secret has more than {LONGEST} bytes")]
     TooLong(PathBuf),
     #[error(transparent)]
@@ -37,7 +39,12 @@ fn from_environment(name: &str) -> Result<SecretString, SecretError> {
 
 async fn from_file(path: PathBuf) -> Result<SecretString, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.clone(), source };
-    if tokio::fs::metadata(&path).await.map_err(unreadable)?.len() > LONGEST {
+    let found = tokio::fs::metadata(&path).await.map_err(unreadable)?;
+    // A pipe waits for its other end, and a device may have none.
+    if !found.is_file() {
+        return Err(SecretError::Irregular(path));
+    }
+    if found.len() > LONGEST {
         return Err(SecretError::TooLong(path));
     }
     tokio::fs::read_to_string(&path).await.map(SecretString::from).map_err(unreadable)
@@ -63,6 +70,17 @@ mod tests {
         assert!(matches!(key(&secret).await, Err(SecretError::Weak(_))));
         fs::write(&path, "A".repeat(5_000)).unwrap();
         assert!(matches!(key(&secret).await, Err(SecretError::TooLong(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for odd in [pipe, "/dev/zero".into(), "/".into()] {
+            let read = key(&Secret::File(odd.clone())).await;
+            assert!(matches!(read, Err(SecretError::Irregular(_))), "{}", odd.display());
+        }
     }
 
     #[tokio::test]
