@@ -1,7 +1,8 @@
 //! Many requests at once, and workers that share them.
 
-use crate::lab::{
-    SECRET, SOON, announced, config_with_hook, no_upload_left, nothing_pending, role,
+use crate::{
+    audit,
+    lab::{SECRET, SOON, announced, config_with_hook, no_upload_left, nothing_pending, role},
 };
 use hydrant_testkit::{FakeUpstream, ImageBuilder, NatsServer, SeaweedFs, WebhookSink, until};
 use standardwebhooks::Webhook;
@@ -48,4 +49,5 @@ async fn each_of_a_hundred_images_requested_twice_is_hydrated_and_announced_once
     assert_eq!(upstream.gets("*/blobs/*") as u64, 3 * IMAGES);
     assert_eq!(upstream.gets("*/manifests/*") as u64, IMAGES);
     no_upload_left(&s3).await;
+    assert_eq!(audit::bucket(&s3, "cache").await as u64, IMAGES);
 }

@@ -1,7 +1,8 @@
 //! `kill -9` of the importer at every step between taking a job and settling it.
 
-use crate::lab::{
-    SOON, announced, config_with_hook, hydrated, no_upload_left, nothing_pending, role,
+use crate::{
+    audit,
+    lab::{SOON, announced, config_with_hook, hydrated, no_upload_left, nothing_pending, role},
 };
 use hydrant_testkit::{
     FakeUpstream, Fault, ImageBuilder, NatsServer, Registry, SeaweedFs, Skopeo, WebhookSink, until,
@@ -37,6 +38,9 @@ async fn a_job_whose_worker_dies_at_any_step_is_finished_by_the_next_worker() {
         asked.success();
         let status = victim.ended(SOON).await;
         assert!(!status.success(), "the worker died at {step}");
+        // Whatever it came to, what it left is whole.
+        let shown = audit::bucket(&s3, "cache").await;
+        assert!(shown == n || shown == n + 1, "{step}: {shown} manifests are visible");
 
         // The next worker gets the job when the dead one has been silent for `ack_wait`.
         let heir = start("importer").start().await;
@@ -77,8 +81,10 @@ async fn a_worker_killed_in_the_middle_of_a_blob_leaves_nothing_behind() {
         .await;
     victim.kill9();
     upstream.heal();
+    assert_eq!(audit::bucket(&s3, "cache").await, 0, "nothing of it is visible");
     let _heir = start("importer").await;
     hydrated(&control, "lab/app:1").await;
     nothing_pending(&nats.url()).await;
     no_upload_left(&s3).await;
+    assert_eq!(audit::bucket(&s3, "cache").await, 1);
 }

@@ -4,18 +4,26 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod access;
+mod alone;
+mod audit;
 mod away;
 mod breaker;
+mod bus;
 mod client;
 mod depcheck;
 mod example_config;
 mod flights;
 mod freshness;
+mod frozen;
 mod herd;
+mod hostile;
 mod kills;
 mod lab;
 mod large;
 mod lies;
+mod promises;
 mod protection;
 mod pull;
+mod secrets;
+mod storage;
 mod trace;

@@ -65,3 +65,17 @@ async fn an_open_breaker_is_503_with_a_time_and_leaves_local_content_alone() {
     assert_eq!(last, (503, "breaker-open".to_owned()));
     lab.pull("lab/app/manifests/1").await;
 }
+
+#[tokio::test]
+async fn a_name_that_leads_nowhere_is_not_a_registry_that_has_nothing() {
+    let more = "[[upstream]]\nname='gone'\nendpoint='https://registry.invalid'\n\
+                [[rule]]\nname='gone'\ndownstream='gone/*'\nupstream='gone'\n";
+    let lab = Lab::setup().more(more).start().await;
+    let digest = hydrant_proto::Digest::of(b"x");
+    for path in ["manifests/1".to_owned(), format!("blobs/{digest}"), "tags/list".to_owned()] {
+        let (status, class) = lab.refusal(&format!("gone/app/{path}")).await;
+        // 503 once the breaker is open.
+        assert!(matches!(status, 502 | 503), "{path}: {status} {class}");
+        assert!(matches!(&*class, "upstream-down" | "breaker-open"), "{path}: {class}");
+    }
+}
