@@ -107,6 +107,28 @@ async fn the_scaler_asks_for_the_consumers_that_importers_have() {
     assert_eq!(scaled["spec"]["minReplicaCount"], 0);
     assert!(triggers.iter().any(|t| t["type"] == "cron"), "nobody would sweep");
     assert!(rendered.named("Deployment", "hydrant-importer")["spec"].get("replicas").is_none());
+    assert_eq!(scaled["spec"]["pollingInterval"], 10);
+}
+
+/// KEDA warns of them where they mean nothing.
+#[tokio::test]
+async fn a_scaler_that_never_reaches_zero_says_nothing_of_the_way_there() {
+    let values = "image: {repository: r.example/hydrant}\nnats: {url: 'nats://n:4222', monitoring: \
+                  'n:8222'}\nstore: {bucket: images}\nimporter: {keda: {enabled: true}}";
+    let Some(rendered) = with_values(values).await else { return };
+    let spec = &rendered.named("ScaledObject", "hydrant-importer")["spec"];
+    assert_eq!(spec["minReplicaCount"], 1);
+    for key in ["pollingInterval", "cooldownPeriod"] {
+        assert!(spec.get(key).is_none(), "{key}");
+    }
+}
+
+/// Helm deletes hooks that succeeded, and leaves the others alone even when it uninstalls.
+#[tokio::test]
+async fn a_hook_job_that_failed_goes_by_itself() {
+    let Some(rendered) = set("trial").await else { return };
+    let lives = &rendered.named("Job", "hydrant-apply")["spec"]["ttlSecondsAfterFinished"];
+    assert!(lives.as_u64().is_some_and(|seconds| seconds > 0), "{lives}");
 }
 
 #[tokio::test]
