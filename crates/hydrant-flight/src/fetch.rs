@@ -32,10 +32,15 @@ pub(crate) async fn open(
     source: &Source,
     lanes: &Lanes,
 ) -> Result<Body, FlightError> {
-    let (body, stated) = rest(load, source, lanes).await?;
+    load.recall(source.size);
+    let (mut body, stated) = rest(load, source, lanes).await?;
     agree(source.size, stated)?;
     let size = source.bound(stated).await?;
     load.open(size)?;
+    if body.offset > load.from() {
+        // What a dead process left is of a blob of another size.
+        (body, _) = rest(load, source, lanes).await?;
+    }
     Ok(insured(load.flight(), body))
 }
 
@@ -118,13 +123,13 @@ async fn rest(
     lanes: &Lanes,
 ) -> Result<(Body, Option<u64>), FlightError> {
     let size = load.size().or(source.size);
-    if let Some(plan) = lanes.plan(source, load.at(), size) {
+    if let Some(plan) = lanes.plan(source, load.from(), size) {
         match ranges::open(source, plan).await {
             Err(FlightError::Upstream(error)) if is_rangeless(&error) => {}
             body => return Ok((body?, size)),
         }
     }
-    let body = match source.open(load.at()).await {
+    let body = match source.open(load.from()).await {
         Err(error) if is_rangeless(&error) => source.open(0).await?,
         body => body?,
     };

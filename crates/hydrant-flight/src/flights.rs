@@ -8,7 +8,8 @@ use crate::{
     keep::Keeper,
     kept::Kept,
     lead::Start,
-    load::Load,
+    leftovers::Leftovers,
+    load::{Load, Room},
     peers::Peers,
     question::Questions,
     ranges::Lanes,
@@ -95,8 +96,7 @@ pub struct Flights(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub keeper: Keeper,
-    spool: Arc<Spool>,
-    kept: Arc<Kept>,
+    room: Room,
     pub turns: Turns,
     pub peers: Arc<Peers>,
     pub lanes: Lanes,
@@ -118,10 +118,15 @@ impl Flights {
         budget: u64,
         cluster: Option<Cluster>,
     ) -> io::Result<Self> {
+        std::fs::create_dir_all(&spool_dir)?;
+        let lasting = store.lasting_spool(&spool_dir);
+        let spool = Spool::new(spool_dir, lasting.clone(), budget)?;
+        let leftovers = Leftovers::new(lasting, &spool)?;
+        leftovers.look_regularly();
+        let room = Room { spool, kept: Kept::new(budget / KEPT_SHARE), leftovers };
         Ok(Self(Arc::new(Inner {
             keeper: Keeper::new(store),
-            spool: Spool::new(spool_dir, budget)?,
-            kept: Kept::new(budget / KEPT_SHARE),
+            room,
             turns: Turns::new(cluster),
             peers: Arc::new(Peers::new().map_err(io::Error::other)?),
             lanes: Lanes::default(),
@@ -144,7 +149,7 @@ impl Flights {
     /// The flight of `digest` that landed a moment ago, if its bytes are still here. Who may read it
     /// is the caller's to decide: see [`Flight::has_granted`].
     pub fn landed(&self, digest: &Digest) -> Option<Flight> {
-        self.0.kept.get(digest)
+        self.0.room.kept.get(digest)
     }
 
     /// Joins the flight of a blob or begins it. The repository of `to` must have been found
@@ -200,7 +205,7 @@ impl Flights {
     pub async fn drain(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
-        while self.0.kept.let_oldest_go() {}
+        while self.0.room.kept.let_oldest_go() {}
     }
 
     /// Ends all flights, their uploads aborted.
@@ -250,7 +255,8 @@ impl Flights {
         self.0.tasks.spawn(task.instrument(span));
     }
 
-    /// The steps of one flight: its part in it changes as leaders come and go, what is here stays.
+    /// The steps of one flight: this process's part in it changes as leaders come and go, what is here
+    /// stays.
     async fn fly(&self, flight: &Flight, source: &Source, look: Look) -> Result<(), FlightError> {
         let look = self.known(flight.digest(), look).await;
         if look == Look::StorageFirst
@@ -259,30 +265,43 @@ impl Flights {
             flight.0.progress.send_modify(|progress| progress.size = Some(size));
             return self.0.keeper.link(flight).await;
         }
-        let mut load = Load::new(flight, &self.0.spool, &self.0.kept);
+        let mut load = Load::new(flight, &self.0.room);
         if look != Look::StorageFirst {
             // Begun by the question of a client, and not by a job.
             load.is_awaited(self.0.keeper.calm.arriving());
         }
+        let flown = self.take_turns(flight, source, &look, &mut load).await;
+        load.end(&flown);
+        flown
+    }
+
+    /// Leads, follows or looks, as long as there is something to be done.
+    async fn take_turns(
+        &self,
+        flight: &Flight,
+        source: &Source,
+        look: &Look,
+        load: &mut Load,
+    ) -> Result<(), FlightError> {
         let mut turn = self.0.turns.take(flight, upstream(source)).await;
         let mut start = Start::Fresh;
         loop {
             let next = match turn {
                 // Boxed: each part's state would otherwise sit beside the others'.
                 Turn::Lead(tenure) => {
-                    if start == Start::After && self.is_over(&mut load, source, &look).await? {
+                    if start == Start::After && self.is_over(load, source, look).await? {
                         tenure.stored(flight.progress().size.unwrap_or_default()).await;
                         return Ok(());
                     }
-                    Box::pin(self.lead(flight, &mut load, source, tenure, start)).await?
+                    Box::pin(self.lead(flight, load, source, tenure, start)).await?
                 }
                 Turn::Follow(leader) => {
-                    may_join(&load, &look, &leader)?;
-                    Box::pin(self.follow(flight, &mut load, source, leader)).await?
+                    may_join(load, look, &leader)?;
+                    Box::pin(self.follow(flight, load, source, leader)).await?
                 }
                 Turn::Look(leader) => {
-                    may_join(&load, &look, &leader)?;
-                    Box::pin(self.look(flight, &mut load, source, &look, &leader)).await?
+                    may_join(load, look, &leader)?;
+                    Box::pin(self.look(flight, load, source, look, &leader)).await?
                 }
             };
             match next {
@@ -320,7 +339,7 @@ impl Flights {
             Ok(()) => {
                 // Known before the flight is gone, so that there is no moment without either.
                 self.0.landed.insert(flight.digest().clone(), flight.granted()).await;
-                self.0.kept.keep(flight);
+                self.0.room.kept.keep(flight);
                 self.leave(flight);
                 flight.0.progress.send_modify(|progress| progress.stage = Stage::Stored);
             }

@@ -18,6 +18,7 @@ use hydrant_telemetry::metrics::{FlightPart, metrics};
 use hydrant_upstream::Priority;
 use std::{convert::Infallible, mem, pin::pin, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// How long nothing may come before it is asked whether the leader still leads.
 const STILL: Duration = Duration::from_secs(1);
@@ -152,7 +153,8 @@ impl Following<'_> {
 
     /// Takes bytes as long as they come from the leader; `None` when all are here.
     async fn take(&self, load: &mut Load, body: Body) -> Result<Option<Step>, FlightError> {
-        let (mut intake, mut ready) = (Intake::new(body, load.at()), Bytes::new());
+        load.read_again(&CancellationToken::new()).await?;
+        let (mut intake, mut ready) = (Intake::new(body, load.at())?, Bytes::new());
         loop {
             // One piece arrives while another is hashed and written.
             let next = self.while_led(load.at() + ready.len() as u64, intake.next());

@@ -39,15 +39,17 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// `here` bytes of the blob are here already.
-    pub fn new(body: Body, here: u64) -> Self {
-        Self {
+    pub fn new(body: Body, here: u64) -> Result<Self, FlightError> {
+        let gap = || format!("it begins at {}, where {here} bytes are here", body.offset);
+        let skip = here.checked_sub(body.offset).ok_or_else(|| FlightError::Integrity(gap()))?;
+        Ok(Self {
             chunks: body.stream,
-            skip: here.saturating_sub(body.offset),
+            skip,
             rest: Bytes::new(),
             room: SMALLEST,
             // Readers wait for their first byte.
             linger: Duration::ZERO,
-        }
+        })
     }
 
     /// The next piece: a full one, or what has come within a moment of its first byte. Bytes are
@@ -104,7 +106,7 @@ mod tests {
             sleep(Duration::from_millis(millis)).await;
             chunk.map(Bytes::from)
         });
-        Intake::new(Body { offset: 2, stream: stream.boxed() }, here)
+        Intake::new(Body { offset: 2, stream: stream.boxed() }, here).unwrap()
     }
 
     async fn lengths(mut intake: Intake) -> (Vec<usize>, End) {
@@ -130,8 +132,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pieces_are_no_larger_than_that_and_all_comes_before_the_error() {
         let chunks = vec![(0, Ok(vec![0; 2 * PIECE + 5])), (0, Err(FlightError::Stopping))];
-        let (pieces, end) = lengths(intake(chunks, 0)).await;
+        let (pieces, end) = lengths(intake(chunks, 2)).await;
         assert_eq!(pieces, [PIECE, PIECE, 5]);
         assert!(matches!(end, End::Broken(FlightError::Stopping)));
+    }
+
+    #[test]
+    fn a_body_that_begins_behind_what_is_here_is_refused() {
+        let body = Body { offset: 2, stream: stream::empty().boxed() };
+        assert!(matches!(Intake::new(body, 1), Err(FlightError::Integrity(_))));
     }
 }

@@ -23,6 +23,7 @@ mod intake;
 mod keep;
 mod kept;
 mod lead;
+mod leftovers;
 mod load;
 mod look;
 mod manifest;

@@ -7,10 +7,12 @@ use crate::{
     flight::{Flight, Stage},
     intake::{End, Intake},
     kept::Kept,
-    spool::{Spool, SpoolFile},
+    leftovers::Leftovers,
+    spool::{LASTING_FROM, Reserved, Spool, SpoolFile},
 };
 use bytes::Bytes;
 use futures::{future::join, stream::BoxStream};
+use hydrant_store::LeftSpool;
 use std::{mem, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -35,16 +37,40 @@ pub(crate) enum Taken {
 /// The bytes of one flight in this process.
 pub(crate) struct Load {
     flight: Flight,
-    spool: Arc<Spool>,
-    kept: Arc<Kept>,
+    room: Room,
+    /// What a dead process left of the blob, until that is known to fit.
+    left: Option<LeftSpool>,
     open: Option<Open>,
     /// A client waits for it.
     awaited: Option<Arriving>,
 }
 
+/// Where bytes have their place, and who makes room for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    pub spool: Arc<Spool>,
+    pub kept: Arc<Kept>,
+    pub leftovers: Arc<Leftovers>,
+}
+
+impl Room {
+    /// What landed makes room first, then what was left.
+    fn make(&self, bytes: u64) -> Result<Reserved, FlightError> {
+        loop {
+            match Reserved::new(self.spool.clone(), bytes) {
+                Err(FlightError::NoSpool(_))
+                    if self.kept.let_oldest_go() || self.leftovers.let_oldest_go() => {}
+                made => return made,
+            }
+        }
+    }
+}
+
 struct Open {
     file: SpoolFile,
     size: u64,
+    /// Bytes that a dead process left: some are not hashed yet.
+    left: u64,
     /// Bytes here, from the first one on.
     at: u64,
     /// The bytes are all here and hash to the digest.
@@ -52,9 +78,19 @@ struct Open {
 }
 
 impl Load {
-    pub fn new(flight: &Flight, spool: &Arc<Spool>, kept: &Arc<Kept>) -> Self {
-        let (flight, spool, kept) = (flight.clone(), spool.clone(), kept.clone());
-        Self { flight, spool, kept, open: None, awaited: None }
+    pub fn new(flight: &Flight, room: &Room) -> Self {
+        let (flight, room) = (flight.clone(), room.clone());
+        Self { flight, room, left: None, open: None, awaited: None }
+    }
+
+    /// Finds what a dead process left of the blob, whose size may be known. No byte of it counts as
+    /// here before the blob is opened.
+    pub fn recall(&mut self, size: Option<u64>) {
+        if self.is_open() || size.is_some_and(|size| size < LASTING_FROM) {
+            return;
+        }
+        let left = self.left.take().or_else(|| self.room.leftovers.take(self.flight.digest()));
+        self.left = left.filter(|left| size.is_none_or(|size| size == left.size()));
     }
 
     /// Notes that a client waits for it, until it is all here.
@@ -69,6 +105,12 @@ impl Load {
     /// Bytes here.
     pub fn at(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.at)
+    }
+
+    /// The first byte that is not here, nor left by a dead process: where to go on.
+    pub fn from(&self) -> u64 {
+        let left = self.left.as_ref().map_or(0, LeftSpool::bytes);
+        self.open.as_ref().map_or(left, |open| open.at.max(open.left))
     }
 
     /// Whether the size is known, so that readers have been told.
@@ -97,23 +139,41 @@ impl Load {
         if let Some(open) = &self.open {
             return same_size(open.size, size);
         }
-        let file = self.room(size)?;
+        self.recall(Some(size));
+        let (left, digest) = (self.left.take(), self.flight.digest());
+        let bytes = left.as_ref().map_or(0, LeftSpool::bytes);
+        let file = self.room.spool.open(self.room.make(size)?, digest, size, left)?;
         let shared = &self.flight.0;
         shared.spool.set(file.reader()).expect("a flight opens its spool once");
         shared.progress.send_modify(|progress| {
             progress.size = Some(size);
             progress.stage = Stage::Flying;
         });
-        self.open = Some(Open { file, size, at: 0, confirmed: false });
+        self.open = Some(Open { file, size, left: bytes, at: 0, confirmed: false });
         Ok(())
     }
 
-    /// What landed makes room first.
-    fn room(&self, bytes: u64) -> Result<SpoolFile, FlightError> {
-        loop {
-            match self.spool.open(bytes, self.flight.digest().algorithm()) {
-                Err(FlightError::NoSpool(_)) if self.kept.let_oldest_go() => {}
-                opened => return opened,
+    /// Hashes what a dead process left, and readers hear of it as if it came; stops when `halt` is
+    /// cancelled. To be opened before.
+    pub async fn read_again(&mut self, halt: &CancellationToken) -> Result<(), FlightError> {
+        let open = self.open.as_mut().expect("opened before bytes are taken");
+        while !halt.is_cancelled()
+            && let Some(at) = open.file.read_again().await?
+        {
+            open.at = at;
+            self.flight.0.progress.send_modify(|progress| progress.spooled = at);
+        }
+        Ok(())
+    }
+
+    /// Ends it: what failed for a reason that may pass is left to the next flight.
+    pub fn end(self, flown: &Result<(), FlightError>) {
+        let Some(open) = self.open else { return };
+        match flown {
+            Ok(()) | Err(FlightError::Integrity(_)) => open.file.forget(),
+            Err(_) => {
+                drop(open);
+                self.room.leftovers.look();
             }
         }
     }
@@ -125,7 +185,11 @@ impl Load {
         body: Body,
         halt: &CancellationToken,
     ) -> Result<Taken, FlightError> {
-        let mut intake = Intake::new(body, self.at());
+        self.read_again(halt).await?;
+        if halt.is_cancelled() {
+            return Ok(Taken::Halted);
+        }
+        let mut intake = Intake::new(body, self.at())?;
         let mut ready = Bytes::new();
         loop {
             // One piece arrives while another is hashed and written. Only the wait is given up, never

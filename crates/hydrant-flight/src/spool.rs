@@ -1,10 +1,11 @@
-//! Where a flight's bytes wait for their readers: an unnamed file in the spool directory, so that
-//! nothing is left behind whatever happens to the process, under a budget of bytes.
+//! Where a flight's bytes wait for their readers: a file in the spool directory, under a budget of
+//! bytes. It has no name, so that nothing is left behind whatever happens to the process; except that
+//! of a large blob, which a process that comes after goes on with (`leftovers.rs`).
 
 use crate::error::FlightError;
 use bytes::Bytes;
-use hydrant_proto::{Algorithm, Digest};
-use hydrant_store::{Sealed, Spooled, SpooledReader};
+use hydrant_proto::Digest;
+use hydrant_store::{LeftSpool, Sealed, Spooled, SpooledReader};
 use hydrant_telemetry::metrics;
 use std::{
     io,
@@ -17,31 +18,55 @@ use std::{
 };
 use tokio::task::spawn_blocking;
 
+/// Size in bytes from which on a blob is not to be read anew when its process dies: below it, what
+/// that costs is about what it may cost anyway.
+pub(crate) const LASTING_FROM: u64 = 32 * 1024 * 1024;
+/// Bytes of a former process that are hashed at a time.
+const BLOCK: u64 = 1024 * 1024;
+
 /// The spool directory and what is left of its budget.
 #[derive(Debug)]
 pub(crate) struct Spool {
     dir: PathBuf,
+    /// Where files have names.
+    lasting: PathBuf,
     budget: u64,
     used: AtomicU64,
 }
 
 impl Spool {
-    pub fn new(dir: PathBuf, budget: u64) -> io::Result<Arc<Self>> {
+    pub fn new(dir: PathBuf, lasting: PathBuf, budget: u64) -> io::Result<Arc<Self>> {
         std::fs::create_dir_all(&dir)?;
-        Ok(Arc::new(Self { dir, budget, used: AtomicU64::new(0) }))
+        Ok(Arc::new(Self { dir, lasting, budget, used: AtomicU64::new(0) }))
     }
 
-    /// An empty spool file with room for `bytes`. One that alone exceeds the whole budget is let
-    /// in when nothing else is spooled, so that no blob is too large for ever.
+    /// The spool file of a blob, in the room made for it: what is left of it, or else an empty one.
     pub fn open(
-        self: &Arc<Self>,
-        bytes: u64,
-        algorithm: Algorithm,
+        &self,
+        room: Reserved,
+        digest: &Digest,
+        size: u64,
+        left: Option<LeftSpool>,
     ) -> Result<SpoolFile, FlightError> {
-        let reserved = Arc::new(Reserved::new(self.clone(), bytes)?);
-        let spooled = Spooled::create(&self.dir, algorithm).map_err(no_spool)?;
-        let reader = SpoolReader { file: spooled.reader(), reserved };
+        let spooled = match left {
+            Some(left) => left.take_up(),
+            None => self.empty(digest, size),
+        };
+        let spooled = spooled.map_err(no_spool)?;
+        let reader = SpoolReader { file: spooled.reader(), reserved: Arc::new(room) };
         Ok(SpoolFile { spooled: Some(spooled), reader })
+    }
+
+    fn empty(&self, digest: &Digest, size: u64) -> io::Result<Spooled> {
+        if size >= LASTING_FROM {
+            match Spooled::lasting(&self.lasting, digest, size) {
+                Ok(Some(spooled)) => return Ok(spooled),
+                // Somebody else writes it, or its readers have not left yet.
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "spool file without a name"),
+            }
+        }
+        Spooled::create(&self.dir, digest.algorithm())
     }
 
     /// Bytes of the budget in use.
@@ -56,13 +81,15 @@ impl Spool {
 
 /// A part of the budget, given back on drop.
 #[derive(Debug)]
-struct Reserved {
+pub(crate) struct Reserved {
     spool: Arc<Spool>,
     bytes: AtomicU64,
 }
 
 impl Reserved {
-    fn new(spool: Arc<Spool>, bytes: u64) -> Result<Self, FlightError> {
+    /// Room for `bytes`. What alone exceeds the whole budget is let in when nothing else is spooled,
+    /// so that no blob is too large for ever.
+    pub fn new(spool: Arc<Spool>, bytes: u64) -> Result<Self, FlightError> {
         let reserved = Self { spool, bytes: AtomicU64::new(0) };
         reserved.grow(bytes)?;
         Ok(reserved)
@@ -116,6 +143,26 @@ impl SpoolFile {
         Ok(spooled.written())
     }
 
+    /// Hashes the next of what a former process left, and returns how many bytes there are; `None`
+    /// when that was all.
+    pub async fn read_again(&mut self) -> Result<Option<u64>, FlightError> {
+        let mut spooled = self.spooled.take().ok_or_else(broken)?;
+        if spooled.is_read_again() {
+            self.spooled = Some(spooled);
+            return Ok(None);
+        }
+        let read = move || spooled.read_again(BLOCK).map(|at| (spooled, at));
+        let read = spawn_blocking(read).await.expect("hashing and reading do not panic");
+        let (spooled, at) = read.map_err(no_spool)?;
+        self.spooled = Some(spooled);
+        Ok(Some(at))
+    }
+
+    /// Takes its name away, if it has one.
+    pub fn forget(&self) {
+        self.reader.file.forget();
+    }
+
     /// Ends the writing, if all of it hashes to the digest.
     pub fn seal(&mut self, digest: &Digest) -> Result<Sealed, FlightError> {
         let spooled = self.spooled.take().ok_or_else(broken)?;
@@ -152,11 +199,20 @@ impl SpoolReader {
 mod tests {
     use super::*;
 
+    fn spool(dir: &tempfile::TempDir) -> Arc<Spool> {
+        Spool::new(dir.path().into(), dir.path().into(), 100).unwrap()
+    }
+
+    fn open(spool: &Arc<Spool>, bytes: u64) -> Result<SpoolFile, FlightError> {
+        let room = Reserved::new(spool.clone(), bytes)?;
+        spool.open(room, &Digest::of(b""), bytes, None)
+    }
+
     #[tokio::test]
     async fn room_is_taken_as_a_file_grows_and_given_back_with_its_last_reader() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().into(), 100).unwrap();
-        let mut file = spool.open(4, Algorithm::Sha256).unwrap();
+        let spool = spool(&dir);
+        let mut file = open(&spool, 4).unwrap();
         assert_eq!(file.append(Bytes::from_static(b"hy")).await.unwrap(), 2);
         assert_eq!(file.append(Bytes::from_static(b"drant")).await.unwrap(), 7);
         assert_eq!(file.reader().read(2..7).await.unwrap(), "drant");
@@ -172,13 +228,27 @@ mod tests {
     #[test]
     fn the_budget_is_kept_but_one_large_blob_gets_in_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().into(), 100).unwrap();
-        let large = spool.open(1_000, Algorithm::Sha256).unwrap();
-        assert!(matches!(spool.open(1, Algorithm::Sha256), Err(FlightError::NoSpool(_))));
+        let spool = spool(&dir);
+        let large = open(&spool, 1_000).unwrap();
+        assert!(matches!(open(&spool, 1), Err(FlightError::NoSpool(_))));
         drop(large);
-        let first = spool.open(60, Algorithm::Sha256).unwrap();
-        assert!(matches!(spool.open(60, Algorithm::Sha256), Err(FlightError::NoSpool(_))));
+        let first = open(&spool, 60).unwrap();
+        assert!(matches!(open(&spool, 60), Err(FlightError::NoSpool(_))));
         drop(first);
-        assert!(spool.open(60, Algorithm::Sha256).is_ok());
+        assert!(open(&spool, 60).is_ok());
+    }
+
+    #[test]
+    fn only_large_blobs_have_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(&dir);
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        let small = open(&spool, LASTING_FROM - 1).unwrap();
+        assert_eq!(names(), 0);
+        drop(small);
+        let large = open(&spool, LASTING_FROM).unwrap();
+        assert_eq!(names(), 1);
+        large.forget();
+        assert_eq!(names(), 0);
     }
 }

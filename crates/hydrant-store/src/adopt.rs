@@ -40,7 +40,7 @@ impl Store {
     /// part.
     pub fn begin_spooled(&self, digest: &Digest, file: &SpooledReader) -> SpooledWrite {
         let way = match &self.backend {
-            Backend::Directory(directory) if directory.is_beside(&file.0) => {
+            Backend::Directory(directory) if directory.is_beside(&file.file) => {
                 Way::Name(directory.clone())
             }
             Backend::Directory(_) | Backend::S3(_) | Backend::Memory => Way::PARTS,
@@ -81,18 +81,22 @@ impl SpooledWrite {
     /// Makes the blob visible. Returns its size in bytes. After an error nothing of this writer is
     /// visible, except after [`StoreError::Unknown`].
     pub async fn commit(mut self, sealed: &Sealed) -> Result<u64, StoreError> {
-        if !Arc::ptr_eq(&self.file.0, &sealed.file) || self.digest != sealed.digest {
+        if !Arc::ptr_eq(&self.file.file, &sealed.file) || self.digest != sealed.digest {
             self.abort().await;
             let reason = "another file was sealed".to_owned();
             return Err(StoreError::Mismatch { digest: sealed.digest.clone(), reason });
         }
         if let Way::Name(directory) = &self.way {
-            match name(directory.clone(), self.file.0.clone(), self.path()).await? {
-                Naming::Done => return Ok(sealed.size),
+            match name(directory.clone(), self.file.file.clone(), self.path()).await? {
+                Naming::Done => {
+                    self.file.forget();
+                    return Ok(sealed.size);
+                }
                 Naming::Impossible => self.way = Way::PARTS,
             }
         }
-        self.finish(sealed.size).await
+        let file = self.file.clone();
+        self.finish(sealed.size).await.inspect(|_| file.forget())
     }
 
     /// Gives the blob up and waits until nothing of it is left.

@@ -137,6 +137,11 @@ impl Directory {
         Ok(Box::new(upload))
     }
 
+    /// What lies at a path below the root.
+    pub(crate) fn below(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
     /// Where the object lies.
     pub(crate) fn file(&self, path: &Path) -> PathBuf {
         self.root.join(path.as_ref())

@@ -120,6 +120,11 @@ pub(crate) fn locks() -> String {
     format!("{RECORDS}/locks")
 }
 
+/// Spool files of a directory store.
+pub(crate) fn spool() -> String {
+    format!("{RECORDS}/spool")
+}
+
 /// Whether a key, without the prefix of the store, is one of ours.
 pub(crate) fn is_known(path: &str) -> bool {
     path.starts_with(CONTENT) || path.starts_with(RECORDS)

@@ -7,6 +7,7 @@
 
 #[path = "../lab/mod.rs"]
 mod lab;
+mod left;
 mod parts;
 mod turns;
 mod urgency;
