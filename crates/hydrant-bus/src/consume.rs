@@ -20,6 +20,10 @@ use tokio_util::sync::CancellationToken;
 const LISTEN: Duration = Duration::from_secs(10);
 /// Pause after the bus failed, unless the connection changes first.
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
+/// From so many slots on, a loop of which more than three quarters are taken waits so long for more
+/// of them before it asks for messages: each request costs the bus as much as a message.
+const MANY_SLOTS: usize = 32;
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Where messages of one upstream or one webhook come from: lanes in order of urgency.
 pub struct Consumer<M> {
@@ -150,7 +154,7 @@ pub async fn consume<M, H, F, R, G, E>(
                         heard.into_iter().for_each(|message| take(&mut work, message, wanted));
                     });
                 }
-                Some(_) = work.join_next() => {}
+                Some(_) = work.join_next() => gather(&mut work, slots).await,
             }
         }
         if let Err(error) = outcome {
@@ -161,6 +165,14 @@ pub async fn consume<M, H, F, R, G, E>(
     give_back(&mut ears, |message| take(&mut work, message, false));
     drop(ears);
     drain_handlers(work, &settler.stop, drain).await;
+}
+
+/// Lets some more handlers end, if nearly all slots are taken.
+async fn gather(work: &mut JoinSet<()>, slots: usize) {
+    let enough = async { while work.len() * 4 > slots * 3 && work.join_next().await.is_some() {} };
+    if slots >= MANY_SLOTS {
+        let _ = timeout(GATHER, enough).await;
+    }
 }
 
 fn reap(work: &mut JoinSet<()>) {
@@ -319,5 +331,32 @@ async fn drain_handlers(mut work: JoinSet<()>, stop: &CancellationToken, limit: 
         tracing::warn!(handlers = work.len(), "drain deadline passed, giving messages back");
         stop.cancel();
         while work.join_next().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{Instant, sleep};
+
+    /// How many still run, and how long was waited, where the handler number `n` of `count` ends
+    /// after `n` times `millis`.
+    async fn gathered(slots: usize, count: u32, millis: u64) -> (usize, Duration) {
+        let mut work = JoinSet::new();
+        for n in 0..count {
+            work.spawn(sleep(Duration::from_millis(millis) * n));
+        }
+        let begun = Instant::now();
+        gather(&mut work, slots).await;
+        (work.len(), begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_is_nearly_full_waits_a_moment_for_a_quarter_of_its_slots() {
+        assert_eq!(gathered(64, 63, 0).await, (48, Duration::ZERO));
+        let (left, waited) = gathered(64, 63, 1).await;
+        assert!((57..=58).contains(&left) && waited == GATHER, "{left} after {waited:?}");
+        assert_eq!(gathered(64, 48, 1_000).await, (48, Duration::ZERO), "enough slots are free");
+        assert_eq!(gathered(8, 7, 1_000).await, (7, Duration::ZERO), "a request for each does");
     }
 }
