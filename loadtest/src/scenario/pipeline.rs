@@ -32,6 +32,8 @@ const BURST: &str = "as many as there are";
 const PACED: &str = "a steady stream";
 /// How long webhooks may keep us waiting without a single one arriving.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Jobs that the importer has under way at once: a job waits for the disk a dozen times.
+const JOBS: usize = 128;
 /// Clients that cause the misses.
 const CLIENTS: usize = 8;
 /// Times each image is asked for: a job is queued once.
@@ -69,7 +71,7 @@ impl fmt::Display for Contender {
 pub async fn play(stage: &mut Stage) -> Result<()> {
     let count = stage.effort().pick(20, 1_200, 3_000);
     stage.section.set("processes", "one frontend, one importer, control, notifier, nats-server");
-    stage.section.set("importer", "64 jobs at once");
+    stage.section.set("importer", format!("{JOBS} jobs at once"));
     stage.section.set("raw publish", format!("300 bytes, {} unacknowledged", raw::nats::WINDOW));
     let metrics =
         [Metric::Rate, Metric::P50, Metric::P99, Metric::Messages, Metric::Cpu, Metric::Busy];
@@ -117,7 +119,7 @@ async fn burst(stage: &mut Stage, bus: BusKind, count: usize, rate: Option<f64>)
     let sink = WebhookSink::start().await;
     let shape = Shape {
         webhook: Some(&sink),
-        importing: vec!["--jobs".to_owned(), "64".to_owned()],
+        importing: vec!["--jobs".to_owned(), JOBS.to_string()],
         ..Shape::roles(stage.upstream.url(), 1, 1, bus)
     };
     let cluster = Cluster::start(&shape).await?;
