@@ -16,8 +16,6 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 const PERIOD: Duration = Duration::from_millis(500);
-/// Until the first report.
-const FIRST: Duration = Duration::from_millis(100);
 
 /// The progress of one attempt.
 #[derive(Debug)]
@@ -68,7 +66,7 @@ impl Progress {
 
     /// Tells the bus of changes for ever; to be raced against the work.
     pub async fn tell_regularly(&self) {
-        let mut ticks = interval_at(Instant::now() + FIRST, PERIOD);
+        let mut ticks = interval_at(Instant::now() + PERIOD, PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
