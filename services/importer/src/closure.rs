@@ -106,12 +106,9 @@ impl Manifests<'_> {
         Ok(head.await?.digest)
     }
 
-    /// A manifest that is here, which the upstream has just named for this repository.
+    /// A manifest that is here, visible or not, which the upstream has just named for this repository.
     pub async fn named(&self, digest: &Digest) -> Result<Option<Node>, ImportError> {
-        let bytes = match self.store.manifest(&self.route.repository, digest).await? {
-            Some(bytes) => Some(bytes),
-            None => self.store.staged_manifest(digest).await?,
-        };
+        let bytes = self.store.staged_manifest(digest).await?;
         bytes.map(|bytes| read(digest.clone(), bytes)).transpose()
     }
 
