@@ -71,7 +71,9 @@ impl Key<'_> {
                 format!("{}/{}.json", referrers_of(repository, subject), flat(digest))
             }
             Self::Completion(job) => format!("{}/{job}.json", completions()),
-            Self::Miss(job, wanted) => format!("{}/{}.json", misses_of(job), wanted.key()),
+            // Most misses: no folder is made for one that is gone again in a moment.
+            Self::Miss(job, Wanted::Whole) => format!("{}/{job}.json", misses()),
+            Self::Miss(job, wanted) => format!("{}/{}.json", wishes_of(job), wanted.key()),
             Self::DeadLetter(id) => format!("{}/{id}.json", dead_letters()),
             Self::Quarantined(digest) => format!("{RECORDS}/quarantine/{}", split(digest)),
             Self::Layout => format!("{RECORDS}/layout.json"),
@@ -103,7 +105,8 @@ pub(crate) fn misses() -> String {
     format!("{RECORDS}/misses")
 }
 
-pub(crate) fn misses_of(job: &JobId) -> String {
+/// Where what was missed of one job lies, except the whole of it.
+pub(crate) fn wishes_of(job: &JobId) -> String {
     format!("{}/{job}", misses())
 }
 

@@ -73,7 +73,11 @@ impl Store {
 
     /// Everything missed of one job.
     pub async fn misses(&self, job: &JobId) -> Result<Vec<MissRecord>, StoreError> {
-        self.records(key::misses_of(job), None).try_collect().await
+        let whole = self.at(Key::Miss(job, &Wanted::Whole));
+        let wishes = self.records(key::wishes_of(job), None).try_collect::<Vec<_>>();
+        let (whole, wishes) = tokio::try_join!(self.get_record(&whole), wishes)?;
+        let whole = whole.and_then(Stored::readable).map(|(record, _)| record);
+        Ok(whole.into_iter().chain(wishes).collect())
     }
 
     /// Drops exactly these misses, because they were hydrated, given up or are obsolete.

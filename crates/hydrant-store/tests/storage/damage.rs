@@ -163,7 +163,7 @@ pub async fn a_damaged_record_of_a_job_does_not_block_it(bench: &Bench) {
     };
     for record in [
         format!("completions/{job}.json"),
-        format!("misses/{job}/whole.json"),
+        format!("misses/{job}.json"),
         format!("dead-letters/{}.json", letter.id),
     ] {
         bench.overwrite(&format!("hydrant/v1/{record}"), "{garbage").await;
