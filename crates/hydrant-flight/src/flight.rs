@@ -193,6 +193,11 @@ impl Flight {
         self.granting().all.iter().take(MAX_GRANTS).map(ToString::to_string).collect()
     }
 
+    /// The repositories granted until now.
+    pub(crate) fn grants_so_far(&self) -> BTreeSet<Grant> {
+        self.granting().all.clone()
+    }
+
     /// Keeps in mind what a follower has.
     pub(crate) fn offered(&self, offer: Offer) {
         let mut offers = self.offers();

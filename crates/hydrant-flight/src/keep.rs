@@ -31,13 +31,16 @@ impl Keeper {
         &self.store
     }
 
-    /// Follows the flight into storage, then links the blob to every repository that was granted
-    /// it.
+    /// Follows the flight into storage, and links the blob to every repository that was granted it.
     pub async fn keep(&self, flight: &Flight) -> Result<(), FlightError> {
         self.calm.wait().await;
         let mut write = self.store.begin_spooled(flight.digest(), &flight.spool()?.file);
-        let sealed = match self.copy(flight, &mut write).await {
-            Ok(sealed) => sealed,
+        let ready = async {
+            let sealed = self.copy(flight, &mut write).await?;
+            Ok((sealed, self.link_with(flight, &mut write).await?))
+        };
+        let (sealed, linked) = match ready.await {
+            Ok(ready) => ready,
             Err(error) => {
                 write.abort().await;
                 return Err(error);
@@ -47,7 +50,22 @@ impl Keeper {
         if written > PART_BYTES as u64 {
             self.end_other_writes(flight).await;
         }
-        self.link(flight).await
+        self.link_all_but(flight, linked).await
+    }
+
+    /// Has the repositories granted so far linked together with the write.
+    async fn link_with(
+        &self,
+        flight: &Flight,
+        write: &mut SpooledWrite,
+    ) -> Result<BTreeSet<Grant>, FlightError> {
+        let granted = flight.grants_so_far();
+        for grant in &granted {
+            if self.may_link(grant).await? {
+                write.link_in(&grant.repository);
+            }
+        }
+        Ok(granted)
     }
 
     /// Parts that a dead process left of this blob are of no use any more. What fails here is left
@@ -81,24 +99,35 @@ impl Keeper {
 
     /// Links every granted repository, those granted meanwhile too; then no more can be granted.
     pub async fn link(&self, flight: &Flight) -> Result<(), FlightError> {
-        let mut linked = BTreeSet::new();
+        self.link_all_but(flight, BTreeSet::new()).await
+    }
+
+    async fn link_all_but(
+        &self,
+        flight: &Flight,
+        mut linked: BTreeSet<Grant>,
+    ) -> Result<(), FlightError> {
         while let Some(grant) = flight.next_grant(&mut linked) {
             self.link_for(&grant, flight.digest()).await?;
         }
         Ok(())
     }
 
-    /// Links the blob, unless the repository has come to be another origin's since: what the former
-    /// one delivered is not the new one's. One that nobody has filled yet is this origin's first.
+    /// Links the blob if it may be.
     pub async fn link_for(&self, grant: &Grant, digest: &Digest) -> Result<(), FlightError> {
-        let Grant { repository, origin } = grant;
+        if self.may_link(grant).await? {
+            self.store.link_blob(&grant.repository, digest).await?;
+        }
+        Ok(())
+    }
+
+    /// Not when the repository has come to be another origin's since: what the former one delivered
+    /// is not the new one's. One that nobody has filled yet is this origin's first.
+    async fn may_link(&self, Grant { repository, origin }: &Grant) -> Result<bool, FlightError> {
         let standing = match self.store.origin(repository).await? {
             Some(standing) => standing,
             None => self.store.claim_origin(repository, origin).await?,
         };
-        if standing == **origin {
-            self.store.link_blob(repository, digest).await?;
-        }
-        Ok(())
+        Ok(standing == **origin)
     }
 }

@@ -1,6 +1,7 @@
 //! Where a flight's bytes wait for their readers: a file in the spool directory, under a budget of
 //! bytes. It has no name, so that nothing is left behind whatever happens to the process; except that
-//! of a large blob, which a process that comes after goes on with (`leftovers.rs`).
+//! of a large blob, which a process that comes after goes on with (`leftovers.rs`). Tiny blobs, which cost
+//! more to make a file for than to fetch, wait in memory, under a budget of its own.
 
 use crate::error::FlightError;
 use bytes::Bytes;
@@ -21,6 +22,10 @@ use tokio::task::spawn_blocking;
 /// Size in bytes from which on a blob is not to be read anew when its process dies: below it, what
 /// that costs is about what it may cost anyway.
 pub(crate) const LASTING_FROM: u64 = 32 * 1024 * 1024;
+/// Longest blob that is spooled in memory, in bytes, and how many of them together. What is beyond
+/// that goes into files.
+const TINY: u64 = 64 * 1024;
+const MEMORY: u64 = 8 * 1024 * 1024;
 /// Bytes of a former process that are hashed at a time.
 const BLOCK: u64 = 1024 * 1024;
 
@@ -32,12 +37,15 @@ pub(crate) struct Spool {
     lasting: PathBuf,
     budget: u64,
     used: AtomicU64,
+    /// Of that in memory, in bytes.
+    in_memory: AtomicU64,
 }
 
 impl Spool {
     pub fn new(dir: PathBuf, lasting: PathBuf, budget: u64) -> io::Result<Arc<Self>> {
         std::fs::create_dir_all(&dir)?;
-        Ok(Arc::new(Self { dir, lasting, budget, used: AtomicU64::new(0) }))
+        let (used, in_memory) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Arc::new(Self { dir, lasting, budget, used, in_memory }))
     }
 
     /// The spool file of a blob, in the room made for it: what is left of it, or else an empty one.
@@ -50,6 +58,7 @@ impl Spool {
     ) -> Result<SpoolFile, FlightError> {
         let spooled = match left {
             Some(left) => left.take_up(),
+            None if room.in_memory > 0 => Ok(Spooled::in_memory(digest.algorithm())),
             None => self.empty(digest, size),
         };
         let spooled = spooled.map_err(no_spool)?;
@@ -69,6 +78,18 @@ impl Spool {
         Spooled::create(&self.dir, digest.algorithm())
     }
 
+    /// Room in memory for all of a blob, if it is tiny and there is some left: how much.
+    fn memory_for(&self, bytes: u64) -> u64 {
+        if bytes > TINY {
+            return 0;
+        }
+        // One of no bytes is still kept track of.
+        let bytes = bytes.max(1);
+        let fits = |used: u64| (used + bytes <= MEMORY).then_some(used + bytes);
+        let taken = self.in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        if taken.is_ok() { bytes } else { 0 }
+    }
+
     /// Bytes of the budget in use.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -84,14 +105,17 @@ impl Spool {
 pub(crate) struct Reserved {
     spool: Arc<Spool>,
     bytes: AtomicU64,
+    /// Bytes of memory that are part of it; 0 for a file.
+    in_memory: u64,
 }
 
 impl Reserved {
     /// Room for `bytes`. What alone exceeds the whole budget is let in when nothing else is spooled,
     /// so that no blob is too large for ever.
     pub fn new(spool: Arc<Spool>, bytes: u64) -> Result<Self, FlightError> {
-        let reserved = Self { spool, bytes: AtomicU64::new(0) };
+        let mut reserved = Self { spool, bytes: AtomicU64::new(0), in_memory: 0 };
         reserved.grow(bytes)?;
+        reserved.in_memory = reserved.spool.memory_for(bytes);
         Ok(reserved)
     }
 
@@ -116,6 +140,7 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.spool.used.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        self.spool.in_memory.fetch_sub(self.in_memory, Ordering::Relaxed);
         self.spool.report();
     }
 }
@@ -132,13 +157,17 @@ pub(crate) struct SpoolFile {
 }
 
 impl SpoolFile {
-    /// Hashes and appends a piece; returns how many bytes there are. A thread of its own does that,
-    /// while the next piece arrives.
+    /// Hashes and appends a piece; returns how many bytes there are. For a file a thread of its own
+    /// does that, while the next piece arrives.
     pub async fn append(&mut self, piece: Bytes) -> Result<u64, FlightError> {
         let mut spooled = self.spooled.take().ok_or_else(broken)?;
         self.reader.reserved.grow(spooled.written() + piece.len() as u64)?;
+        let is_in_memory = spooled.is_in_memory();
         let write = move || spooled.append(&piece).map(|()| spooled);
-        let written = spawn_blocking(write).await.expect("hashing and writing do not panic");
+        let written = match is_in_memory {
+            true => write(),
+            false => spawn_blocking(write).await.expect("hashing and writing do not panic"),
+        };
         let spooled = self.spooled.insert(written.map_err(no_spool)?);
         Ok(spooled.written())
     }
@@ -223,6 +252,23 @@ mod tests {
         assert_eq!(spool.used(), 7, "a reader still has it open");
         drop(reader);
         assert_eq!(spool.used(), 0);
+    }
+
+    #[test]
+    fn tiny_blobs_wait_in_memory_as_long_as_there_is_room_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().into(), dir.path().into(), 1 << 30).unwrap();
+        let open = |bytes| open(&spool, bytes).unwrap();
+        let is_in_memory = |file: &SpoolFile| file.spooled.as_ref().unwrap().is_in_memory();
+        assert!(!is_in_memory(&open(TINY + 1)));
+        let mut held: Vec<_> = (0..MEMORY / TINY).map(|_| open(TINY)).collect();
+        assert!(held.iter().all(is_in_memory) && !is_in_memory(&open(0)));
+        let reader = held.pop().unwrap().reader();
+        assert!(!is_in_memory(&open(TINY)), "a reader still has it");
+        drop(reader);
+        assert!(is_in_memory(&open(TINY)));
+        held.clear();
+        assert_eq!(spool.in_memory.load(Ordering::Relaxed), 0);
     }
 
     #[test]

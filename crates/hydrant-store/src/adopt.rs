@@ -9,13 +9,14 @@ use crate::{
     error::{StoreError, classify},
     key::Key,
     object::timed,
-    spooled::{Sealed, SpooledReader},
+    spooled::{Held, Sealed, SpooledReader},
     upload::{PART_BYTES, Upload},
     writer::complete,
 };
-use hydrant_proto::Digest;
+use bytes::Bytes;
+use hydrant_proto::{Digest, RepositoryName};
 use hydrant_telemetry::metrics::StoreOperation;
-use object_store::{PutMode, path::Path};
+use object_store::path::Path;
 use std::{fs::File, io, sync::Arc};
 use tokio::task::spawn_blocking;
 
@@ -26,11 +27,13 @@ pub struct SpooledWrite {
     digest: Digest,
     file: SpooledReader,
     way: Way,
+    /// Repositories it becomes readable in.
+    links: Vec<RepositoryName>,
 }
 
 enum Way {
     /// The file becomes the object.
-    Name(Arc<Directory>),
+    Name(Arc<Directory>, Arc<File>),
     /// Its bytes are sent: those before `at` in whole parts, if there were any.
     Parts { upload: Option<Upload>, at: u64 },
 }
@@ -39,13 +42,14 @@ impl Store {
     /// Begins to write a blob from the file it is spooled in. No request is made before the first
     /// part.
     pub fn begin_spooled(&self, digest: &Digest, file: &SpooledReader) -> SpooledWrite {
-        let way = match &self.backend {
-            Backend::Directory(directory) if directory.is_beside(&file.file) => {
-                Way::Name(directory.clone())
+        let way = match (&self.backend, &file.held) {
+            (Backend::Directory(directory), Held::File(file)) if directory.is_beside(file) => {
+                Way::Name(directory.clone(), file.clone())
             }
-            Backend::Directory(_) | Backend::S3(_) | Backend::Memory => Way::PARTS,
+            (Backend::Directory(_) | Backend::S3(_) | Backend::Memory, _) => Way::PARTS,
         };
-        SpooledWrite { store: self.clone(), digest: digest.clone(), file: file.clone(), way }
+        let (digest, file) = (digest.clone(), file.clone());
+        SpooledWrite { store: self.clone(), digest, file, way, links: Vec::new() }
     }
 }
 
@@ -57,7 +61,7 @@ impl SpooledWrite {
     /// Where the next part begins, if there are parts to be sent before the commit.
     pub fn next_part(&self) -> Option<u64> {
         match &self.way {
-            Way::Name(_) => None,
+            Way::Name(..) => None,
             Way::Parts { at, .. } => Some(*at),
         }
     }
@@ -78,18 +82,25 @@ impl SpooledWrite {
         Ok(())
     }
 
-    /// Makes the blob visible. Returns its size in bytes. After an error nothing of this writer is
-    /// visible, except after [`StoreError::Unknown`].
+    /// Has the blob made readable in a repository as soon as it is committed.
+    pub fn link_in(&mut self, repository: &RepositoryName) {
+        self.links.push(repository.clone());
+    }
+
+    /// Makes the blob visible, then links it. Returns its size in bytes. After an error nothing of
+    /// this writer is visible, except the blob alone, where linking failed, and after
+    /// [`StoreError::Unknown`].
     pub async fn commit(mut self, sealed: &Sealed) -> Result<u64, StoreError> {
-        if !Arc::ptr_eq(&self.file.file, &sealed.file) || self.digest != sealed.digest {
+        if !self.file.held.is(&sealed.held) || self.digest != sealed.digest {
             self.abort().await;
             let reason = "another file was sealed".to_owned();
             return Err(StoreError::Mismatch { digest: sealed.digest.clone(), reason });
         }
-        if let Way::Name(directory) = &self.way {
-            match name(directory.clone(), self.file.file.clone(), self.path()).await? {
+        if let Way::Name(directory, file) = &self.way {
+            match name(directory.clone(), file.clone(), self.path()).await? {
                 Naming::Done => {
                     self.file.forget();
+                    self.store.put_in_order(self.link_objects()).await?;
                     return Ok(sealed.size);
                 }
                 Naming::Impossible => self.way = Way::PARTS,
@@ -114,16 +125,26 @@ impl SpooledWrite {
         while self.next_part().is_some_and(|at| at + PART_BYTES as u64 <= size) {
             self.send().await?;
         }
-        let path = self.path();
+        let (path, links) = (self.path(), self.link_objects());
         let Way::Parts { upload, at } = self.way else { return Ok(size) };
         let rest = self.file.read(at..size).await.map_err(|error| unread(&path, error))?;
         match upload {
-            Some(upload) => complete(&self.store, &path, upload, rest, size).await,
+            Some(upload) => {
+                complete(&self.store, &path, upload, rest, size).await?;
+                self.store.put_in_order(links).await?;
+            }
             None => {
-                let put = self.store.put(&path, rest, PutMode::Overwrite).await;
-                put.map(|()| size).map_err(StoreError::in_doubt)
+                let objects = [(path, rest)].into_iter().chain(links).collect();
+                self.store.put_in_order(objects).await.map_err(StoreError::in_doubt)?;
             }
         }
+        Ok(size)
+    }
+
+    fn link_objects(&self) -> Vec<(Path, Bytes)> {
+        let text = Bytes::from(self.digest.to_string());
+        let place = |repository| self.store.at(Key::LayerLink(repository, &self.digest));
+        self.links.iter().map(|repository| (place(repository), text.clone())).collect()
     }
 }
 

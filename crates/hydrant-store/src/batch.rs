@@ -5,11 +5,18 @@
 //! one `syncfs` costs less than all of those, though it also writes what others have not yet synced.
 //! What was written in one round is named in the next, so that a round syncs once for both.
 //!
+//! Files handed in together get their names in their order, in one round: where one of them speaks of
+//! another, the other is there first.
+//!
 //! A file is staged beside its place (`staged.rs`), as the large ones are.
 
 use crate::staged;
 use bytes::Bytes;
 use object_store::PutMode;
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -51,17 +58,23 @@ impl Existing {
 #[derive(Debug)]
 pub(crate) struct Batches(mpsc::Sender<Order>);
 
+/// One file to be written.
+pub(crate) struct Write {
+    pub file: PathBuf,
+    pub bytes: Bytes,
+    pub existing: Existing,
+}
+
 struct Order {
-    file: PathBuf,
-    bytes: Bytes,
-    existing: Existing,
+    writes: Vec<Write>,
     done: oneshot::Sender<io::Result<()>>,
 }
 
-/// An order of which only the name is missing.
+/// An order of which only the names are missing.
 struct Staged {
     order: Order,
-    staged: PathBuf,
+    /// One for each write.
+    staged: Vec<PathBuf>,
 }
 
 /// What is to be synced at the end of a round.
@@ -82,16 +95,12 @@ impl Batches {
         Ok(Self(sender))
     }
 
-    /// Writes a file; it is durable when this returns. A caller that goes away stops nothing.
-    pub(crate) async fn write(
-        &self,
-        file: PathBuf,
-        bytes: Bytes,
-        existing: Existing,
-    ) -> io::Result<()> {
+    /// Writes files; they are durable when this returns. After an error those before the one that
+    /// failed may be there. A caller that goes away stops nothing.
+    pub(crate) async fn write(&self, writes: Vec<Write>) -> io::Result<()> {
         let (done, written) = oneshot::channel();
         let gone = |_| io::Error::other("the writing thread has ended");
-        self.0.send(Order { file, bytes, existing, done }).map_err(|_| gone(()))?;
+        self.0.send(Order { writes, done }).map_err(|_| gone(()))?;
         written.await.map_err(|_| gone(()))?
     }
 }
@@ -110,8 +119,8 @@ fn write_all(orders: &mpsc::Receiver<Order>, root: &File) {
         let mut unsynced = Unsynced::default();
         let named = name_all(std::mem::take(&mut staged), &mut unsynced);
         for order in new.into_iter().chain(orders.try_iter()).take(MOST) {
-            match stage(&order, &mut unsynced) {
-                Ok(path) => staged.push(Staged { order, staged: path }),
+            match stage_all(&order, &mut unsynced) {
+                Ok(paths) => staged.push(Staged { order, staged: paths }),
                 Err(error) => answer(order, Err(error)),
             }
         }
@@ -120,48 +129,80 @@ fn write_all(orders: &mpsc::Receiver<Order>, root: &File) {
         named.into_iter().for_each(|order| answer(order, outcome()));
         if synced.is_err() {
             for Staged { order, staged } in std::mem::take(&mut staged) {
-                let _ = fs::remove_file(staged);
+                remove(&staged);
                 answer(order, outcome());
             }
         }
     }
 }
 
-/// Gives each its name; returns those that have it now.
+/// Gives all their names; returns the orders that have them now.
 fn name_all(staged: Vec<Staged>, unsynced: &mut Unsynced) -> Vec<Order> {
     let mut named = Vec::with_capacity(staged.len());
     for Staged { order, staged } in staged {
-        match name(&order, &staged) {
-            Ok(()) => {
-                unsynced.directories.extend(order.file.parent().map(Path::to_owned));
-                named.push(order);
-            }
-            Err(error) => {
-                let _ = fs::remove_file(staged);
-                answer(order, Err(error));
-            }
+        match name_in_order(&order.writes, &staged, unsynced) {
+            Ok(()) => named.push(order),
+            Err(error) => answer(order, Err(error)),
         }
     }
     named
 }
 
-fn name(order: &Order, staged: &Path) -> io::Result<()> {
-    match order.existing {
-        Existing::Replace => fs::rename(staged, &order.file),
-        // A rename would replace what is there.
-        Existing::Refuse => {
-            fs::hard_link(staged, &order.file)?;
-            // Left behind, it is a dead write, which the sweep removes.
-            let _ = fs::remove_file(staged);
-            Ok(())
+fn name_in_order(writes: &[Write], staged: &[PathBuf], unsynced: &mut Unsynced) -> io::Result<()> {
+    for (at, (write, path)) in writes.iter().zip(staged).enumerate() {
+        if let Err(error) = name(write, path) {
+            remove(&staged[at..]);
+            return Err(error);
         }
+        unsynced.directories.extend(write.file.parent().map(Path::to_owned));
+    }
+    Ok(())
+}
+
+/// What is left behind is a dead write, which the sweep removes.
+fn remove(staged: &[PathBuf]) {
+    for path in staged {
+        let _ = fs::remove_file(path);
     }
 }
 
-fn stage(order: &Order, unsynced: &mut Unsynced) -> io::Result<PathBuf> {
+fn name(write: &Write, staged: &Path) -> io::Result<()> {
+    match write.existing {
+        Existing::Replace => fs::rename(staged, &write.file),
+        Existing::Refuse => rename_to_nothing(staged, &write.file),
+    }
+}
+
+fn rename_to_nothing(staged: &Path, file: &Path) -> io::Result<()> {
+    match renameat_with(CWD, staged, CWD, file, RenameFlags::NOREPLACE) {
+        // Not every file system can, and a plain rename would replace what is there.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(staged, file)?;
+            remove(&[staged.to_owned()]);
+            Ok(())
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
+fn stage_all(order: &Order, unsynced: &mut Unsynced) -> io::Result<Vec<PathBuf>> {
+    let mut staged = Vec::with_capacity(order.writes.len());
+    for write in &order.writes {
+        match stage(write, unsynced) {
+            Ok(path) => staged.push(path),
+            Err(error) => {
+                remove(&staged);
+                return Err(error);
+            }
+        }
+    }
+    Ok(staged)
+}
+
+fn stage(write: &Write, unsynced: &mut Unsynced) -> io::Result<PathBuf> {
     let mut tries = 1;
     loop {
-        let path = staged::staged(&order.file);
+        let path = staged::staged(&write.file);
         let mut file = match File::options().write(true).create_new(true).open(&path) {
             Ok(file) => file,
             Err(error) if tries >= TRIES => return Err(error),
@@ -169,15 +210,15 @@ fn stage(order: &Order, unsynced: &mut Unsynced) -> io::Result<PathBuf> {
                 match error.kind() {
                     io::ErrorKind::AlreadyExists => {}
                     // Directories are removed with their last object, maybe just now.
-                    io::ErrorKind::NotFound => make_parents(&order.file, unsynced)?,
+                    io::ErrorKind::NotFound => make_parents(&write.file, unsynced)?,
                     _ => return Err(error),
                 }
                 tries += 1;
                 continue;
             }
         };
-        if let Err(error) = file.write_all(&order.bytes) {
-            let _ = fs::remove_file(&path);
+        if let Err(error) = file.write_all(&write.bytes) {
+            remove(&[path]);
             return Err(error);
         }
         unsynced.files.push(file);
@@ -247,6 +288,10 @@ mod tests {
     use super::*;
     use futures::future::join_all;
 
+    fn one(file: PathBuf, text: &str, existing: Existing) -> Vec<Write> {
+        vec![Write { file, bytes: text.to_owned().into(), existing }]
+    }
+
     fn read(root: &Path, name: &str) -> String {
         fs::read_to_string(root.join(name)).unwrap()
     }
@@ -258,7 +303,7 @@ mod tests {
         for count in [1, 3, MANY, MOST + 10] {
             let write = |n: usize| {
                 let file = root.path().join(format!("{count}/{n}/a/link"));
-                batches.write(file, n.to_string().into(), Existing::Replace)
+                batches.write(one(file, &n.to_string(), Existing::Replace))
             };
             for written in join_all((0..count).map(write)).await {
                 written.unwrap();
@@ -276,7 +321,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let batches = Batches::start(root.path()).unwrap();
         let file = root.path().join("record");
-        let write = |n: usize| batches.write(file.clone(), n.to_string().into(), Existing::Refuse);
+        let write = |n: usize| batches.write(one(file.clone(), &n.to_string(), Existing::Refuse));
         let written = join_all((0..40).map(write)).await;
         let winners: Vec<_> = (0..40).filter(|n| written[*n].is_ok()).collect();
         assert_eq!(winners.len(), 1);
@@ -292,8 +337,8 @@ mod tests {
         let batches = Batches::start(root.path()).unwrap();
         fs::write(root.path().join("file"), "").unwrap();
         let (below_a_file, fine) = (root.path().join("file/below"), root.path().join("fine"));
-        let bad = batches.write(below_a_file, "1".into(), Existing::Replace);
-        let good = batches.write(fine, "2".into(), Existing::Replace);
+        let bad = batches.write(one(below_a_file, "1", Existing::Replace));
+        let good = batches.write(one(fine, "2", Existing::Replace));
         let (bad, good) = tokio::join!(bad, good);
         assert!(bad.is_err());
         good.unwrap();
@@ -301,15 +346,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn files_handed_in_together_are_named_in_their_order_up_to_the_one_that_fails() {
+        let root = tempfile::tempdir().unwrap();
+        let batches = Batches::start(root.path()).unwrap();
+        fs::write(root.path().join("taken"), "0").unwrap();
+        let all = [
+            ("first", Existing::Replace),
+            ("taken", Existing::Refuse),
+            ("last", Existing::Replace),
+        ];
+        let write = |(name, existing)| one(root.path().join(name), name, existing);
+        let error = batches.write(all.into_iter().flat_map(write).collect()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(read(root.path(), "first"), "first");
+        assert_eq!(read(root.path(), "taken"), "0");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "nothing staged is left");
+        // What cannot be staged keeps all of them from being named.
+        let below = root.path().join("taken/below");
+        let both = [
+            one(root.path().join("one"), "1", Existing::Replace),
+            one(below, "2", Existing::Replace),
+        ];
+        assert!(batches.write(both.into_iter().flatten().collect()).await.is_err());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
     async fn a_caller_that_goes_away_stops_nothing() {
         let root = tempfile::tempdir().unwrap();
         let batches = Batches::start(root.path()).unwrap();
-        let left = batches.write(root.path().join("left"), "1".into(), Existing::Replace);
+        let left = batches.write(one(root.path().join("left"), "1", Existing::Replace));
         let mut left = Box::pin(left);
         assert!(futures::poll!(&mut left).is_pending());
         drop(left);
         // In the same order: what comes after is written after.
-        batches.write(root.path().join("next"), "2".into(), Existing::Replace).await.unwrap();
+        let next = one(root.path().join("next"), "2", Existing::Replace);
+        batches.write(next).await.unwrap();
         assert_eq!(read(root.path(), "left"), "1");
     }
 }

@@ -76,13 +76,29 @@ impl Store {
         bytes: Bytes,
         expected: &Stamp,
     ) -> Result<Stamp, StoreError> {
+        self.compare_and_set_after(Vec::new(), path, bytes, expected).await
+    }
+
+    /// The same, with what has to be there before it. That may be written even where another writer
+    /// was faster.
+    pub(crate) async fn compare_and_set_after(
+        &self,
+        before: Vec<(Path, Bytes)>,
+        path: &Path,
+        bytes: Bytes,
+        expected: &Stamp,
+    ) -> Result<Stamp, StoreError> {
         match &self.backend {
-            Backend::S3(_) | Backend::Memory => self.set_by_condition(path, bytes, expected).await,
+            Backend::S3(_) | Backend::Memory => {
+                self.put_in_order(before).await?;
+                self.set_by_condition(path, bytes, expected).await
+            }
             Backend::Directory(directory) => {
+                let objects = before.into_iter().chain([(path.clone(), bytes)]).collect();
                 let work = self.clone().set_under_lock(
                     Arc::clone(directory),
                     path.clone(),
-                    bytes,
+                    objects,
                     expected.clone(),
                 );
                 // A caller that goes away must not release the lock in the middle of the write.
@@ -149,7 +165,7 @@ impl Store {
         self,
         directory: Arc<Directory>,
         path: Path,
-        bytes: Bytes,
+        objects: Vec<(Path, Bytes)>,
         expected: Stamp,
     ) -> Result<Stamp, StoreError> {
         let _lock = directory.lock(&path).await?;
@@ -157,8 +173,9 @@ impl Store {
         if expected != found.map_or(Stamp::Absent, |object: Object| self.stamp(&object)) {
             return Err(conflict(&path));
         }
-        let stamp = Stamp::of_bytes(&bytes);
-        self.put(&path, bytes, PutMode::Overwrite).await.map_err(StoreError::in_doubt)?;
+        let (_, bytes) = objects.last().expect("the object itself is the last");
+        let stamp = Stamp::of_bytes(bytes);
+        self.put_in_order(objects).await.map_err(StoreError::in_doubt)?;
         Ok(stamp)
     }
 }

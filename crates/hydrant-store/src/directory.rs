@@ -9,10 +9,11 @@
 //! killed process loses its lock with its file descriptors.
 
 use crate::{
-    batch::{Batches, Existing},
+    batch::{Batches, Existing, Write},
     error::StoreError,
     key,
     staged::{StagedUpload, place_of, staged},
+    warm::Warm,
 };
 use bytes::Bytes;
 use hydrant_proto::Digest;
@@ -65,7 +66,7 @@ pub(crate) struct StagedFile {
 
 impl Directory {
     /// Makes the directory if needed, and the store on it.
-    pub(crate) fn open(root: PathBuf) -> io::Result<(LocalFileSystem, Self)> {
+    pub(crate) fn open(root: PathBuf) -> io::Result<(Warm, Self)> {
         let locks = root.join(key::locks());
         fs::create_dir_all(&locks)?;
         let root = root.canonicalize()?;
@@ -75,6 +76,7 @@ impl Directory {
             .with_automatic_cleanup(true);
         let device = fs::metadata(&root)?.dev();
         let batches = Batches::start(&root)?;
+        let objects = Warm::new(objects, root.clone());
         Ok((objects, Self { locks: root.join(key::locks()), root, device, batches }))
     }
 
@@ -147,17 +149,18 @@ impl Directory {
         self.root.join(path.as_ref())
     }
 
-    /// Writes a small object; it is durable when this returns.
+    /// Writes small objects, which become visible in this order; they are durable when this returns.
     pub(crate) async fn write(
         &self,
-        path: &Path,
-        bytes: Bytes,
+        objects: Vec<(Path, Bytes)>,
         existing: Existing,
     ) -> object_store::Result<()> {
-        let written = self.batches.write(self.file(path), bytes, existing).await;
+        let last = objects.last().map(|(path, _)| path.to_string()).unwrap_or_default();
+        let write = |(path, bytes)| Write { file: self.file(&path), bytes, existing };
+        let written = self.batches.write(objects.into_iter().map(write).collect()).await;
         written.map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => {
-                let path = path.to_string();
+                let path = last;
                 object_store::Error::AlreadyExists { path, source: source.into() }
             }
             _ => object_store::Error::Generic { store: "directory", source: source.into() },

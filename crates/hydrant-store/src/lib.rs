@@ -41,6 +41,7 @@ mod spooled;
 mod staged;
 mod tag;
 mod upload;
+mod warm;
 mod writer;
 
 pub use adopt::SpooledWrite;

@@ -7,6 +7,7 @@ use crate::{
     error::{StoreError, classify, is_absence, is_conflict},
     identity::Identity,
     key::Key,
+    warm::read_cached,
 };
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -93,7 +94,10 @@ impl Store {
         if meta.size > limit {
             return Ok(None);
         }
-        let bytes = found.bytes().await.map_err(|error| classify(path, error))?;
+        let bytes = match read_cached(&found) {
+            Some(bytes) => bytes,
+            None => found.bytes().await.map_err(|error| classify(path, error))?,
+        };
         if bytes.len() as u64 != meta.size {
             let cause = format!("{} bytes came where {} were announced", bytes.len(), meta.size);
             let cause = Arc::new(std::io::Error::other(cause));
@@ -112,12 +116,30 @@ impl Store {
         let put = async {
             match (&self.backend, Existing::of(&mode)) {
                 (Backend::Directory(directory), Some(existing)) => {
-                    directory.write(path, bytes, existing).await
+                    directory.write(vec![(path.clone(), bytes)], existing).await
                 }
                 _ => self.objects.put_opts(path, bytes.into(), mode.into()).await.map(drop),
             }
         };
         timed(StoreOperation::Put, put).await.map_err(|error| classify(path, error))
+    }
+
+    /// Writes objects, each of which speaks of those before it: none is there without them.
+    pub(crate) async fn put_in_order(&self, objects: Vec<(Path, Bytes)>) -> Result<(), StoreError> {
+        let Some((last, _)) = objects.last().cloned() else { return Ok(()) };
+        match &self.backend {
+            Backend::Directory(directory) => {
+                let put = directory.write(objects, Existing::Replace);
+                let put = timed(StoreOperation::Put, put).await;
+                put.map_err(|error| classify(&last, error))
+            }
+            Backend::S3(_) | Backend::Memory => {
+                for (path, bytes) in objects {
+                    self.put(&path, bytes, PutMode::Overwrite).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Deletes an object; one that is not there is no failure.

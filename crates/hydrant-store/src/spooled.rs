@@ -3,10 +3,11 @@
 //!
 //! The file has no name, so nobody else can open it, or one under which nobody else opens it while
 //! it is locked (`lasting.rs`); and only [`Spooled`] writes to it, which the seal consumes: what is in
-//! a sealed file is what was hashed. How it is stored is in `adopt.rs`.
+//! a sealed file is what was hashed. How it is stored is in `adopt.rs`. For a tiny blob memory does as a
+//! file.
 
 use crate::lasting;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hydrant_proto::{Algorithm, Digest, Hasher};
 use rustix::{buffer::spare_capacity, io};
 use std::{
@@ -15,13 +16,13 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::task::spawn_blocking;
 
-/// A file being written. Dropped without a seal nothing is left of it, unless it has a name.
+/// A blob being written. Dropped without a seal nothing is left of it, unless it has a name.
 pub struct Spooled {
-    file: Arc<File>,
+    held: Held,
     name: Option<Arc<PathBuf>>,
     hasher: Hasher,
     written: u64,
@@ -29,17 +30,24 @@ pub struct Spooled {
     left: u64,
 }
 
-/// Reads what was spooled, while more is; keeps the file alive.
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub(crate) enum Held {
+    File(Arc<File>),
+    Memory(Arc<Mutex<Bytes>>),
+}
+
+/// Reads what was spooled, while more is; keeps the bytes alive.
 #[derive(Clone, Debug)]
 pub struct SpooledReader {
-    pub(crate) file: Arc<File>,
+    pub(crate) held: Held,
     name: Option<Arc<PathBuf>>,
 }
 
-/// A file whose bytes hash to the digest, and that nobody writes to any more.
+/// Bytes that hash to the digest, and that nobody writes to any more.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    pub(crate) file: Arc<File>,
+    pub(crate) held: Held,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
 }
@@ -48,13 +56,27 @@ impl Spooled {
     /// An empty file on the file system of `dir`.
     pub fn create(dir: &Path, algorithm: Algorithm) -> Result<Self> {
         let file = Arc::new(tempfile::tempfile_in(dir)?);
-        Ok(Self { file, name: None, hasher: Hasher::new(algorithm), written: 0, left: 0 })
+        Ok(Self::new(Held::File(file), None, algorithm, 0))
+    }
+
+    /// In memory, for a blob so small that its caller can answer for that.
+    pub fn in_memory(algorithm: Algorithm) -> Self {
+        Self::new(Held::Memory(Arc::default()), None, algorithm, 0)
     }
 
     /// A file with a name, in which a former process left so many bytes.
     pub(crate) fn of_file(file: File, digest: &Digest, name: PathBuf, left: u64) -> Self {
-        let (file, name) = (Arc::new(file), Some(Arc::new(name)));
-        Self { file, name, hasher: Hasher::new(digest.algorithm()), written: 0, left }
+        let (held, name) = (Held::File(Arc::new(file)), Some(Arc::new(name)));
+        Self::new(held, name, digest.algorithm(), left)
+    }
+
+    fn new(held: Held, name: Option<Arc<PathBuf>>, algorithm: Algorithm, left: u64) -> Self {
+        Self { held, name, hasher: Hasher::new(algorithm), written: 0, left }
+    }
+
+    /// Whether appending waits for no disk.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.held, Held::Memory(_))
     }
 
     /// Bytes written so far.
@@ -71,37 +93,66 @@ impl Spooled {
     /// bytes there are; blocking.
     pub fn read_again(&mut self, most: u64) -> Result<u64> {
         let end = self.left.min(self.written + most);
-        if self.written < end {
-            self.hasher.update(&read_exact(&self.file, self.written..end)?);
+        if let Held::File(file) = &self.held
+            && self.written < end
+        {
+            self.hasher.update(&read_exact(file, self.written..end)?);
             self.written = end;
         }
         Ok(self.written)
     }
 
-    /// Hashes and appends; blocking. After an error the file is of no use any more. What a former
-    /// process left and was not hashed is lost.
+    /// Hashes and appends; blocking, unless it is in memory. After an error it is of no use any more.
+    /// What a former process left and was not hashed is lost.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.written < self.left {
-            self.file.set_len(self.written)?;
+        if let Held::File(file) = &self.held
+            && self.written < self.left
+        {
+            file.set_len(self.written)?;
             self.left = self.written;
         }
         self.hasher.update(bytes);
-        self.file.write_all_at(bytes, self.written)?;
+        self.held.append(bytes, self.written)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
     pub fn reader(&self) -> SpooledReader {
-        SpooledReader { file: self.file.clone(), name: self.name.clone() }
+        SpooledReader { held: self.held.clone(), name: self.name.clone() }
     }
 
     /// Ends the writing. Bytes that hash to another digest than this are none of it: that other
     /// digest is returned.
     pub fn seal(self, digest: &Digest) -> std::result::Result<Sealed, Digest> {
-        let Self { file, hasher, written: size, left, .. } = self;
+        let Self { held, hasher, written: size, left, .. } = self;
         match hasher.finish() {
-            found if found == *digest && left <= size => Ok(Sealed { file, digest: found, size }),
+            found if found == *digest && left <= size => Ok(Sealed { held, digest: found, size }),
             found => Err(found),
+        }
+    }
+}
+
+impl Held {
+    fn append(&self, bytes: &[u8], at: u64) -> Result<()> {
+        match self {
+            Self::File(file) => file.write_all_at(bytes, at),
+            Self::Memory(memory) => {
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut longer = BytesMut::with_capacity(memory.len() + bytes.len());
+                longer.extend_from_slice(&memory);
+                longer.extend_from_slice(bytes);
+                *memory = longer.freeze();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether it is the very same, and not only equal.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => Arc::ptr_eq(one, other),
+            (Self::Memory(one), Self::Memory(other)) => Arc::ptr_eq(one, other),
+            (Self::File(_), Self::Memory(_)) | (Self::Memory(_), Self::File(_)) => false,
         }
     }
 }
@@ -109,9 +160,17 @@ impl Spooled {
 impl SpooledReader {
     /// The bytes of `range`, which must have been written.
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let file = self.file.clone();
-        let read = spawn_blocking(move || read_exact(&file, range));
-        read.await.expect("reading does not panic")
+        match &self.held {
+            Held::File(file) => {
+                let file = file.clone();
+                let read = spawn_blocking(move || read_exact(&file, range));
+                read.await.expect("reading does not panic")
+            }
+            Held::Memory(memory) => {
+                let bytes = memory.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                slice(&bytes, range)
+            }
+        }
     }
 
     /// Takes its name away, if it has one: nothing is left of it when its last reader is gone.
@@ -120,6 +179,15 @@ impl SpooledReader {
         if let Err(error) = lasting::remove(name) {
             tracing::warn!(file = %name.display(), %error, "spool file not removed; a sweep will");
         }
+    }
+}
+
+fn slice(bytes: &Bytes, range: Range<u64>) -> Result<Bytes> {
+    let at = |at: u64| usize::try_from(at).map_err(Error::other);
+    let range = at(range.start)?..at(range.end)?;
+    match range.start <= range.end && range.end <= bytes.len() {
+        true => Ok(bytes.slice(range)),
+        false => Err(ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -141,19 +209,24 @@ fn read_exact(file: &File, range: Range<u64>) -> Result<Bytes> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn what_is_appended_is_read_back_and_sealed_by_its_digest_only() {
-        let dir = tempfile::tempdir().unwrap();
+    async fn is_read_back_and_sealed(empty: impl Fn() -> Spooled) {
         let spooled = || {
-            let mut spooled = Spooled::create(dir.path(), Algorithm::Sha256).unwrap();
+            let mut spooled = empty();
             spooled.append(b"hy").unwrap();
             spooled.append(b"drant").unwrap();
             spooled
         };
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
         assert_eq!(spooled().reader().read(2..7).await.unwrap(), "drant");
         assert!(spooled().reader().read(2..8).await.is_err(), "there are seven bytes");
         assert_eq!(spooled().seal(&Digest::of(b"hydrant")).unwrap().size, 7);
         assert_eq!(spooled().seal(&Digest::of(b"x")).unwrap_err(), Digest::of(b"hydrant"));
+    }
+
+    #[tokio::test]
+    async fn what_is_appended_is_read_back_and_sealed_by_its_digest_only() {
+        let dir = tempfile::tempdir().unwrap();
+        is_read_back_and_sealed(|| Spooled::create(dir.path(), Algorithm::Sha256).unwrap()).await;
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+        is_read_back_and_sealed(|| Spooled::in_memory(Algorithm::Sha256)).await;
     }
 }

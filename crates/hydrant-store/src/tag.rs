@@ -18,6 +18,7 @@ use crate::{
     key::Key,
     object::{Object, Stored},
 };
+use bytes::Bytes;
 use hydrant_proto::{Digest, Manifest, RepositoryName, Tag, manifest::MAX_MANIFEST_BYTES};
 use jiff::Timestamp;
 use object_store::path::Path;
@@ -146,10 +147,10 @@ impl Store {
             }
             link => {
                 let index = self.at(Key::TagIndexLink(repository, tag, &record.digest));
-                self.put_link(&index, &record.digest).await?;
                 let stamp = link.map_or(Stamp::Absent, |(_, stamp)| stamp);
-                let text = record.digest.to_string();
-                self.compare_and_set(&path, text.into(), &stamp).await?;
+                let text = Bytes::from(record.digest.to_string());
+                let before = vec![(index, text.clone())];
+                self.compare_and_set_after(before, &path, text, &stamp).await?;
                 Ok(false)
             }
         }

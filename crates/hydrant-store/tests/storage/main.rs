@@ -55,6 +55,7 @@ macro_rules! suite {
             records::recording_and_forgetting_at_once_loses_nothing,
             records::an_older_completion_never_replaces_a_newer,
             records::dead_letters_are_kept_until_dropped,
+            spooled::a_blob_in_memory_is_stored_by_its_seal_only,
             spooled::a_spooled_blob_is_stored_once_it_is_sealed,
             spooled::what_was_sealed_is_all_that_can_be_stored,
             tags::a_tag_moves_only_from_what_was_seen,

@@ -28,6 +28,7 @@ async fn store(store: &Store, dir: &Path, bytes: &Bytes) -> Digest {
     }
     assert_eq!(store.blob_size(&digest).await.unwrap(), None, "it is not sealed yet");
     let sealed = spooled.seal(&digest).unwrap();
+    write.link_in(&"lab/app".parse().unwrap());
     assert_eq!(write.commit(&sealed).await.unwrap(), bytes.len() as u64);
     digest
 }
@@ -39,12 +40,38 @@ async fn assert_stored(bench: &Bench, digest: &Digest, bytes: &Bytes) {
     assert!(found == *bytes, "{} bytes are not read back", bytes.len());
 }
 
+pub async fn a_blob_in_memory_is_stored_by_its_seal_only(bench: &Bench) {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = bytes_of(3, 300);
+    let digest = Digest::of(&bytes);
+    let spool = || {
+        let mut spooled = Spooled::in_memory(Algorithm::Sha256);
+        bytes.chunks(7).for_each(|piece| spooled.append(piece).unwrap());
+        spooled
+    };
+    let (first, second) = (spool(), spool());
+    for other in [second.reader(), self::spool(dir.path(), &bytes).reader()] {
+        let write = bench.store.begin_spooled(&digest, &other);
+        let committed = write.commit(&spool().seal(&digest).unwrap()).await;
+        assert!(matches!(committed, Err(StoreError::Mismatch { .. })), "{committed:?}");
+    }
+    let mut write = bench.store.begin_spooled(&digest, &first.reader());
+    let name = "lab/app".parse().unwrap();
+    write.link_in(&name);
+    assert_eq!(bench.store.blob_size(&digest).await.unwrap(), None);
+    assert!(!bench.store.has_link(&name, &digest).await.unwrap());
+    assert_eq!(write.commit(&first.seal(&digest).unwrap()).await.unwrap(), 300);
+    assert!(bench.store.has_link(&name, &digest).await.unwrap());
+    assert_stored(bench, &digest, &bytes).await;
+}
+
 pub async fn a_spooled_blob_is_stored_once_it_is_sealed(bench: &Bench) {
     let dir = tempfile::tempdir().unwrap();
     for length in [0, 5, PART_BYTES, 2 * PART_BYTES + 12_345] {
         let bytes = bytes_of(length as u64, length);
         let digest = store(&bench.store, dir.path(), &bytes).await;
         assert_stored(bench, &digest, &bytes).await;
+        assert!(bench.store.has_link(&"lab/app".parse().unwrap(), &digest).await.unwrap());
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
