@@ -15,6 +15,7 @@ mod example_config;
 mod flights;
 mod freshness;
 mod frozen;
+mod gone;
 mod herd;
 mod hostile;
 mod kills;

@@ -3,9 +3,9 @@
 
 use crate::worker::Worker;
 use futures::TryStreamExt;
-use hydrant_bus::{BusError, Published};
+use hydrant_bus::{BusError, Published, Revision};
 use hydrant_store::{MissRecord, StoreError};
-use std::{collections::BTreeSet, pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -59,16 +59,38 @@ async fn tidy(worker: &Worker) {
         Ok(removed) => tracing::info!(removed, "unfinished writes of dead processes removed"),
         Err(error) => tracing::warn!(%error, "storage not tidied"),
     }
+    if let Some(upstreams) = upstreams(worker).await {
+        let names: Vec<_> = upstreams.iter().map(String::as_str).collect();
+        if let Err(error) = worker.bus.retain_upstreams(&names).await {
+            tracing::debug!(%error, "jobs of upstreams that are gone not removed");
+        }
+    }
     if let Err(error) = worker.bus.take_stock().await {
         tracing::debug!(%error, "the queue was not looked at");
     }
 }
 
-/// Publishes the job of every miss that is old enough; returns how many were queued by it.
+/// The upstreams there are, once the shared configuration was seen: until then there may be more.
+async fn upstreams(worker: &Worker) -> Option<BTreeSet<String>> {
+    let is_seen = worker.feed.reached(Revision(0), Duration::ZERO).await;
+    let table = is_seen.then(|| worker.table())?;
+    Some(table.resources().upstream.iter().map(|upstream| upstream.name.to_string()).collect())
+}
+
+/// Publishes the job of every miss that is old enough; returns how many were queued by it. Misses of
+/// an upstream that is gone are forgotten: nobody would take their jobs.
 async fn sweep(worker: &Worker, older_than: Duration) -> Result<usize, SweepError> {
+    let upstreams = upstreams(worker).await;
+    let is_gone = |miss: &MissRecord| {
+        upstreams.as_ref().is_some_and(|known| !known.contains(&miss.request.upstream))
+    };
     let mut misses = pin!(worker.store.all_misses(older_than));
     let (mut seen, mut queued) = (BTreeSet::new(), 0);
     while let Some(miss) = misses.try_next().await? {
+        if is_gone(&miss) {
+            worker.store.forget_misses(slice::from_ref(&miss)).await?;
+            continue;
+        }
         if !seen.insert(miss.request.id()) {
             continue;
         }
