@@ -3,6 +3,8 @@
 //!
 //! Each file and each directory can be synced by itself, which is best for a few; for many at once
 //! one `syncfs` costs less than all of those, though it also writes what others have not yet synced.
+//! Where that is much, such as a large spool on a slow disk, each is synced by itself all the same:
+//! who waits may hold a lock.
 //! What was written in one round is named in the next, so that a round syncs once for both.
 //!
 //! Files handed in together get their names in their order, in one round: where one of them speaks of
@@ -10,7 +12,7 @@
 //!
 //! A file is staged beside its place (`staged.rs`), as the large ones are.
 
-use crate::staged;
+use crate::{staged, unwritten::unwritten};
 use bytes::Bytes;
 use object_store::PutMode;
 use rustix::{
@@ -31,6 +33,9 @@ use tokio::sync::oneshot;
 /// Files of one round from which on the whole file system is synced instead of each of them: a file
 /// takes three to five syncs with its directories.
 const MANY: usize = 12;
+/// Bytes not yet on disk, of anybody on this machine, for which the whole file system is still
+/// synced: a slow disk takes some seconds for them, and a lock is waited for ten.
+const MOST_UNWRITTEN: u64 = 64 * 1024 * 1024;
 /// Most files of one round, which bounds how long one waits for the others.
 const MOST: usize = 256;
 /// Tries at a name for a staged file, and at a directory that is removed at the same time.
@@ -241,13 +246,18 @@ fn make_parents(file: &Path, unsynced: &mut Unsynced) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether so many writes are best made durable by syncing everything there is.
+fn syncs_all(writes: usize, unwritten: impl FnOnce() -> Option<u64>) -> bool {
+    writes >= MANY && unwritten().is_some_and(|bytes| bytes <= MOST_UNWRITTEN)
+}
+
 impl Unsynced {
     fn sync(self, root: &File) -> io::Result<()> {
         if self.files.is_empty() && self.directories.is_empty() {
             return Ok(());
         }
-        let many = self.files.len().max(self.directories.len()) >= MANY;
-        if many && self.is_on_the_file_system_of(root)? {
+        let writes = self.files.len().max(self.directories.len());
+        if syncs_all(writes, unwritten) && self.is_on_the_file_system_of(root)? {
             return Ok(rustix::fs::syncfs(root)?);
         }
         self.files.iter().try_for_each(File::sync_all)?;
@@ -314,6 +324,14 @@ mod tests {
                 assert_eq!(beside.count(), 1);
             }
         }
+    }
+
+    #[test]
+    fn all_is_synced_for_many_writes_unless_that_would_wait_for_much() {
+        assert!(syncs_all(MANY, || Some(MOST_UNWRITTEN)));
+        assert!(!syncs_all(MANY, || Some(MOST_UNWRITTEN + 1)), "a large spool is dirty");
+        assert!(!syncs_all(MANY, || None), "who knows");
+        assert!(!syncs_all(MANY - 1, || Some(0)));
     }
 
     #[tokio::test]

@@ -40,6 +40,7 @@ mod sound_file;
 mod spooled;
 mod staged;
 mod tag;
+mod unwritten;
 mod upload;
 mod warm;
 mod writer;
