@@ -71,6 +71,7 @@ impl Puller {
                     let wrong = || format!("{digest} ended cleanly with other bytes");
                     return right.then_some(breaks).ok_or_else(wrong);
                 }
+                // A client's pause before it asks the next one; there is nothing to wait for.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }

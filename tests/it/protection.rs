@@ -134,6 +134,7 @@ impl Cluster {
 
 impl Cluster {
     /// An upstream that fails every other half second is asked little, and asked again once well.
+    /// The half seconds are the fault itself, as the rhythm of `load` is the load.
     async fn flaps(&self, warm: &str) {
         self.upstream.forget_requests();
         let flapping = async {

@@ -52,7 +52,10 @@ impl SoundFile {
     }
 
     /// Whether the first and the last of the bytes are in memory. Systems read ahead, and forget, in
-    /// long pieces: so mostly are those between.
+    /// long pieces: so mostly are those between. Where they are not, whoever sends waits for the disk
+    /// as every server does that sends files without asking, for one piece of at most 1 MiB, and the
+    /// next look finds out. A look at every 128 KiB took 3 % of a core from those who are never
+    /// in that case.
     pub fn is_in_memory(&self, range: &Range<u64>) -> bool {
         let ends = [range.start, range.end.saturating_sub(1)];
         ends.into_iter().all(|at| matches!(probe(&self.file, at), Probed::InMemory))
