@@ -101,6 +101,68 @@ impl Composed {
     }
 }
 
+const NODES: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
+const ROLES: [&str; 5] = ["control", "importer", "notifier", "frontend-1", "frontend-2"];
+
+impl Composed {
+    /// Gives every service its address, and returns that of the webhook.
+    fn addressed(services: Map<String, Value>) -> (Self, String) {
+        let mut all = Self { services, here: Here::new(), running: BTreeMap::new() };
+        for node in NODES {
+            all.here.serves(&format!("{node}:4222"));
+            all.here.serves(&format!("{node}:6222"));
+        }
+        all.here.serves("seaweedfs:8333");
+        let hook = all.here.serves("webhook:8080");
+        for service in ROLES {
+            all.here.serves(&format!("{service}:9464"));
+            all.here.serves(&format!("{service}:5000"));
+        }
+        (all, hook)
+    }
+
+    /// Compose's rules lead to the internet; these to the test. The webhook stays.
+    fn rules_to(&mut self, upstream: &FakeUpstream) {
+        let config = PathBuf::from(self.file("control", "hydrant.toml", &[]));
+        let text = fs::read_to_string(&config).unwrap();
+        let (_, hooks) = text.split_once("[[webhook]]").unwrap();
+        let lab = format!(
+            "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n\
+             [[rule]]\nname='lab'\ndownstream='lab/*'\nupstream='lab'\n[[webhook]]{hooks}",
+            upstream.url()
+        );
+        fs::write(config, lab).unwrap();
+    }
+
+    fn webhook(&mut self, address: &str) {
+        let sink = self.file("webhook", "sink.py", &[]);
+        let port = address.rsplit_once(':').unwrap().1.to_owned();
+        let python = tool("python3", "the webhook of compose").expect("python3 ran the set-up");
+        let own = [("python3", "-u"), ("/sink.py", sink.as_str())];
+        self.service("webhook", python, &own).env("PORT", port).spawn();
+    }
+
+    /// Starts the balancer and returns where it listens.
+    fn balancer(&mut self, haproxy: PathBuf) -> String {
+        let balancer = self.here.address();
+        let own = ["frontend-1", "frontend-2"].map(|name| {
+            let admin = self.admin(name);
+            let server = format!("server {name} {name}:5000");
+            (server.clone(), format!("{server} port {}", port_of(&admin)))
+        });
+        let bind = format!("bind {balancer}");
+        let mut replaced = vec![
+            ("bind :5000", bind.as_str()),
+            // One port for both in compose, one each here.
+            ("check port 9464", "check"),
+        ];
+        replaced.extend(own.iter().map(|(from, to)| (from.as_str(), to.as_str())));
+        let config = self.file("balancer", "haproxy.cfg", &replaced);
+        self.service("balancer", haproxy, &[]).args(["-f", &config]).spawn();
+        balancer
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_compose_starts_serves_hydrates_and_outlives_a_frontend() {
     let Some(services) = services().await else { return };
@@ -110,61 +172,14 @@ async fn what_compose_starts_serves_hydrates_and_outlives_a_frontend() {
         let size = 100_000 * tag.len() as u64;
         upstream.insert(&Image::multi_arch(5, &["linux/amd64"], &[size]), "app", tag);
     }
-    let mut all = Composed { services, here: Here::new(), running: BTreeMap::new() };
-    for node in ["nats-1", "nats-2", "nats-3"] {
-        all.here.serves(&format!("{node}:4222"));
-        all.here.serves(&format!("{node}:6222"));
-    }
-    all.here.serves("seaweedfs:8333");
-    let hook = all.here.serves("webhook:8080");
-    for service in ["control", "importer", "notifier", "frontend-1", "frontend-2"] {
-        all.here.serves(&format!("{service}:9464"));
-        all.here.serves(&format!("{service}:5000"));
-    }
-    for node in ["nats-1", "nats-2", "nats-3"] {
-        all.nats(node);
-    }
+    let (mut all, hook) = Composed::addressed(services);
+    NODES.iter().for_each(|node| all.nats(node));
     all.seaweedfs();
-    // Compose's rules lead to the internet; these to the test. The webhook stays.
-    let config = PathBuf::from(all.file("control", "hydrant.toml", &[]));
-    let text = fs::read_to_string(&config).unwrap();
-    let (_, hooks) = text.split_once("[[webhook]]").unwrap();
-    let lab = format!(
-        "[[upstream]]\nname='lab'\nendpoint='{}'\nallow_private=true\n\
-         [[rule]]\nname='lab'\ndownstream='lab/*'\nupstream='lab'\n[[webhook]]{hooks}",
-        upstream.url()
-    );
-    fs::write(config, lab).unwrap();
-    let sink = all.file("webhook", "sink.py", &[]);
-    let port = hook.rsplit_once(':').unwrap().1.to_owned();
-    let python = tool("python3", "the webhook of compose").expect("python3 ran the set-up");
-    let own = [("python3", "-u"), ("/sink.py", sink.as_str())];
-    all.service("webhook", python, &own).env("PORT", port).spawn();
-    for service in ["control", "importer", "notifier", "frontend-1", "frontend-2"] {
-        all.role(service);
-    }
-    let balancer = all.here.address();
-    let ports: Vec<_> = ["frontend-1", "frontend-2"].map(|name| all.admin(name)).into();
-    let config = all.file(
-        "balancer",
-        "haproxy.cfg",
-        &[
-            ("bind :5000", &format!("bind {balancer}")),
-            // One port for both in compose, one each here.
-            ("check port 9464", "check"),
-            (
-                "server frontend-1 frontend-1:5000",
-                &format!("server frontend-1 frontend-1:5000 port {}", port_of(&ports[0])),
-            ),
-            (
-                "server frontend-2 frontend-2:5000",
-                &format!("server frontend-2 frontend-2:5000 port {}", port_of(&ports[1])),
-            ),
-        ],
-    );
-    all.service("balancer", haproxy, &[]).args(["-f", &config]).spawn();
-
-    for service in ["control", "importer", "notifier", "frontend-1", "frontend-2"] {
+    all.rules_to(&upstream);
+    all.webhook(&hook);
+    ROLES.iter().for_each(|service| all.role(service));
+    let balancer = all.balancer(haproxy);
+    for service in ROLES {
         all.healthy(service).await;
     }
     let pull = async |tag: &str| {
