@@ -1,7 +1,10 @@
 //! Content digests as the OCI image spec writes them, and the hasher that makes them.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{
+    Digest as _, Sha256, Sha512,
+    digest::common::hazmat::{SerializableState, SerializedState},
+};
 use std::{fmt, str::FromStr};
 
 /// The registered digest algorithms (OCI image spec, "Descriptors").
@@ -111,7 +114,7 @@ impl fmt::Debug for Digest {
 }
 
 /// Hashes content that arrives in pieces.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Hasher {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
@@ -125,11 +128,41 @@ impl Hasher {
         }
     }
 
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
             Self::Sha512(hasher) => hasher.update(bytes),
         }
+    }
+
+    /// All there is to know of what was given to [`Hasher::update`], to go on elsewhere.
+    pub fn state(&self) -> Vec<u8> {
+        match self {
+            Self::Sha256(hasher) => hasher.serialize().to_vec(),
+            Self::Sha512(hasher) => hasher.serialize().to_vec(),
+        }
+    }
+
+    /// Goes on from [`Hasher::state`]; `None` when that is none. Whether it is of the right bytes shows
+    /// in the digest only.
+    pub fn resume(algorithm: Algorithm, state: &[u8]) -> Option<Self> {
+        Some(match algorithm {
+            Algorithm::Sha256 => {
+                let state = SerializedState::<Sha256>::try_from(state).ok()?;
+                Self::Sha256(Sha256::deserialize(&state).ok()?)
+            }
+            Algorithm::Sha512 => {
+                let state = SerializedState::<Sha512>::try_from(state).ok()?;
+                Self::Sha512(Box::new(Sha512::deserialize(&state).ok()?))
+            }
+        })
     }
 
     /// The digest of everything given to [`Hasher::update`].
@@ -163,6 +196,21 @@ mod tests {
             "md5:d41d8cd98f00b204e9800998ecf8427e",
         ] {
             assert_eq!(bad.parse::<Digest>(), Err(InvalidDigest), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_gone_on_with_elsewhere() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&[7; 1000]);
+            let mut other = Hasher::resume(algorithm, &hasher.state()).unwrap();
+            hasher.update(b"hydrant");
+            other.update(b"hydrant");
+            assert_eq!(other.finish(), hasher.finish());
+            for bad in [&[][..], &[0; 7], &[255; 4096]] {
+                assert!(Hasher::resume(algorithm, bad).is_none());
+            }
         }
     }
 

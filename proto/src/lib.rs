@@ -26,5 +26,5 @@ pub use job::{HydrationRequested, JobId, Lane, ReferenceKind};
 pub use manifest::{Descriptor, InvalidManifest, Manifest, MediaType};
 pub use state::{
     BlobProgress, DeliveryAttempt, DeliveryOutcome, FlightRecord, JobPhase, JobState,
-    ManifestRecord, SharedValue,
+    ManifestRecord, PartsRecord, SharedValue,
 };

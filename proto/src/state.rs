@@ -215,6 +215,31 @@ pub struct FlightRecord {
     pub stored: Option<u64>,
 }
 
+/// How far the upload of a large blob is, for who goes on with it when the process is gone that
+/// began it. It outlives the lease of the flight, and is believed in nothing: what it says is compared
+/// with what storage has, and its hash with the digest in the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartsRecord {
+    /// The multipart upload.
+    pub upload: String,
+    /// Size in bytes of the blob.
+    pub size: u64,
+    /// Parts that are stored, from the first one on.
+    pub parts: u64,
+    /// Size in bytes of each.
+    pub part_size: u64,
+    /// Of the entity tags of the parts, in order: another content of any of them shows.
+    pub tags: Digest,
+    /// State of the hash of their bytes.
+    #[serde(with = "serde_bytes")]
+    pub hash: Vec<u8>,
+}
+
+impl Message for PartsRecord {
+    const KIND: &'static str = "parts-record";
+    const VERSION: u16 = 1;
+}
+
 /// A manifest on its way from its upstream, or what came of it: the value under which processes
 /// fetch it once for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,6 +42,8 @@ pub const STATE_BUCKET: &str = "hydrant_state";
 pub enum StateKey {
     /// Who is fetching this blob: `flight.sha256.<hex>`.
     Flight(Digest),
+    /// How far the upload of this blob is: `parts.sha256.<hex>`.
+    Parts(Digest),
     /// What one process has seen of an upstream: `breaker.<upstream>.<process>`.
     Breaker { upstream: String, process: String },
     /// Who is fetching this manifest, and then what it got: `manifest.<hash>`, where the hash is of
@@ -60,6 +62,9 @@ impl fmt::Display for StateKey {
         match self {
             Self::Flight(digest) => {
                 write!(f, "flight.{}.{}", digest.algorithm().as_str(), digest.hex())
+            }
+            Self::Parts(digest) => {
+                write!(f, "parts.{}.{}", digest.algorithm().as_str(), digest.hex())
             }
             Self::Breaker { upstream, process } => write!(f, "breaker.{upstream}.{process}"),
             Self::Manifest(hash) => write!(f, "manifest.{hash}"),

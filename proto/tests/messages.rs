@@ -10,7 +10,8 @@
 use hydrant_proto::{
     BlobProgress, Cause, CodecError, DeliveryAttempt, DeliveryOutcome, Digest, Event, EventData,
     EventKind, FailureClass, FlightRecord, HydrationRequested, JobPhase, JobState, Lane,
-    ManifestRecord, MediaType, Message, QuotaReport, SharedValue, UpstreamReport, Verdict,
+    ManifestRecord, MediaType, Message, PartsRecord, QuotaReport, SharedValue, UpstreamReport,
+    Verdict,
     codec::{self, decode, encode},
 };
 use jiff::Timestamp;
@@ -134,6 +135,15 @@ fn every_message_is_written_as_it_always_was() {
         stored: None,
     };
     fixture("flight-record", &flight);
+    let parts = PartsRecord {
+        upload: "2~vn5Kq".to_owned(),
+        size: 100_000_000,
+        parts: 3,
+        part_size: 8_388_608,
+        tags: Digest::of(b"tags"),
+        hash: vec![7; 105],
+    };
+    fixture("parts-record", &parts);
     fixture("manifest-record-asked", &ManifestRecord::Asked);
     let brought = ManifestRecord::Brought {
         digest: Digest::of(b"{}"),
@@ -332,6 +342,7 @@ proptest! {
         let _ = decode::<DeliveryAttempt>(&bytes);
         let _ = decode::<SharedValue>(&bytes);
         let _ = decode::<FlightRecord>(&bytes);
+        let _ = decode::<PartsRecord>(&bytes);
         let _ = decode::<ManifestRecord>(&bytes);
     }
 

@@ -36,6 +36,7 @@ pub(crate) async fn open(
     let (mut body, stated) = rest(load, source, lanes).await?;
     agree(source.size, stated)?;
     let size = source.bound(stated).await?;
+    load.comes_from(body.offset);
     load.open(size)?;
     if body.offset > load.from() {
         // What a dead process left is of a blob of another size.

@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     offers: Mutex<Vec<Offer>>,
     /// Told of each offer.
     offered: Notify,
+    /// Told when a reader wants bytes that are missing.
+    missed: Notify,
     urgency: Urgency,
 }
 
@@ -82,8 +84,10 @@ struct Grants {
 pub struct Progress {
     /// Size in bytes, once known.
     pub size: Option<u64>,
-    /// Bytes spooled.
+    /// Bytes spooled, or missing before those.
     pub spooled: u64,
+    /// Bytes that a dead process stored as parts of an upload, where nobody can read them.
+    pub(crate) missing: Range<u64>,
     /// All bytes are here and hash to the digest, whatever becomes of them in storage.
     pub whole: bool,
     pub stage: Stage,
@@ -120,7 +124,8 @@ impl Flight {
         budget: &Budget,
         aside: &Aside,
     ) -> Self {
-        let progress = Progress { size, spooled: 0, whole: false, stage: Stage::Opening };
+        let (missing, stage) = (0..0, Stage::Opening);
+        let progress = Progress { size, spooled: 0, missing, whole: false, stage };
         let far = Far::new(&digest, aside);
         Self(Arc::new(Shared {
             digest,
@@ -135,6 +140,7 @@ impl Flight {
             followers: Followers::default(),
             offers: Mutex::default(),
             offered: Notify::new(),
+            missed: Notify::new(),
             urgency,
         }))
     }
@@ -226,6 +232,23 @@ impl Flight {
         self.0.offered.notified().await;
     }
 
+    /// Whether it goes on with an upload of a dead process.
+    pub(crate) fn is_of_an_upload(&self) -> bool {
+        self.0.spool.get().is_some_and(|spool| spool.file.refill().is_some())
+    }
+
+    /// Ends when a reader wants bytes that are missing.
+    pub(crate) async fn missed(&self) {
+        self.0.missed.notified().await;
+    }
+
+    /// What is missing still; `None` when nothing is, and the rest was found right. The last byte is
+    /// withheld until then.
+    pub(crate) fn refilled(&self, missing: Option<Range<u64>>) {
+        let missing = missing.map_or(0..0, |still| still.start.min(still.end - 1)..still.end);
+        self.0.progress.send_modify(|progress| progress.missing = missing);
+    }
+
     fn offers(&self) -> MutexGuard<'_, Vec<Offer>> {
         self.0.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,7 +282,7 @@ impl Flight {
                 let now = progress.borrow_and_update();
                 match (&now.stage, now.size) {
                     (Stage::Failed(error), _) if !now.whole => return Err(error.clone()),
-                    (Stage::Stored, Some(size)) if !self.is_spooled() => {
+                    (Stage::Stored, Some(size)) if !self.is_spooled() || now.is_missing_any() => {
                         return Ok(Opened::Stored { size });
                     }
                     (Stage::Opening, _) => {}
@@ -375,12 +398,15 @@ impl Reading {
         loop {
             {
                 let now = self.progress.borrow_and_update();
-                let upto = now.readable().min(end.unwrap_or(u64::MAX));
+                let upto = now.readable_at(at).min(end.unwrap_or(u64::MAX));
                 if at < upto {
                     return Ok(Some(at..upto.min(at + BLOCK)));
                 }
                 if end.is_some_and(|end| at >= end) || (now.whole && at >= now.spooled) {
                     return Ok(None);
+                }
+                if now.missing.contains(&at) {
+                    self.flight.0.missed.notify_one();
                 }
                 match &now.stage {
                     Stage::Failed(error) => return Err(error.clone()),
@@ -403,10 +429,22 @@ impl Drop for Reading {
 impl Progress {
     /// Up to where readers may read: short of the last byte until the digest is confirmed.
     pub(crate) fn readable(&self) -> u64 {
+        self.readable_at(0)
+    }
+
+    /// The same for who has the bytes before `at`.
+    fn readable_at(&self, at: u64) -> u64 {
+        if at < self.missing.end {
+            return self.missing.start;
+        }
         if self.whole {
             return self.spooled;
         }
         let last = self.size.unwrap_or(self.spooled);
         self.spooled.min(last.saturating_sub(1))
+    }
+
+    pub(crate) fn is_missing_any(&self) -> bool {
+        !self.missing.is_empty()
     }
 }

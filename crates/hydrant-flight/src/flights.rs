@@ -208,7 +208,7 @@ impl Flights {
         while self.0.room.kept.let_oldest_go() {}
     }
 
-    /// Ends all flights, their uploads aborted.
+    /// Ends all flights; uploads are aborted that nobody is to go on with.
     pub async fn stop(&self) {
         self.0.stop.cancel();
         self.drain().await;
@@ -266,11 +266,15 @@ impl Flights {
             return self.0.keeper.link(flight).await;
         }
         let mut load = Load::new(flight, &self.0.room);
-        if look != Look::StorageFirst {
-            // Begun by the question of a client, and not by a job.
+        if source.urgency.now() == Priority::Interactive {
             load.is_awaited(self.0.keeper.calm.arriving());
         }
-        let flown = self.take_turns(flight, source, &look, &mut load).await;
+        let over = CancellationToken::new();
+        let turns = async {
+            let _over = over.clone().drop_guard();
+            self.take_turns(flight, source, &look, &mut load).await
+        };
+        let (flown, ()) = tokio::join!(turns, Box::pin(self.refill(flight, source, &over)));
         load.end(&flown);
         flown
     }

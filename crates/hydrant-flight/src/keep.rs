@@ -4,9 +4,11 @@ use crate::{
     calm::Calm,
     error::FlightError,
     flight::{Flight, Grant},
+    record::Telling,
+    turn::Turns,
 };
 use hydrant_proto::Digest;
-use hydrant_store::{PART_BYTES, Sealed, SpooledWrite, Store};
+use hydrant_store::{PART_BYTES, Retry, Sealed, SpooledWrite, Store};
 use std::collections::BTreeSet;
 use tokio::sync::Semaphore;
 
@@ -32,17 +34,19 @@ impl Keeper {
     }
 
     /// Follows the flight into storage, and links the blob to every repository that was granted it.
-    pub async fn keep(&self, flight: &Flight) -> Result<(), FlightError> {
+    /// Others are told how far a large one is, so that they can go on with it.
+    pub async fn keep(&self, flight: &Flight, turns: &Turns) -> Result<(), FlightError> {
         self.calm.wait().await;
         let mut write = self.store.begin_spooled(flight.digest(), &flight.spool()?.file);
+        let mut telling = Telling::new(flight, turns);
         let ready = async {
-            let sealed = self.copy(flight, &mut write).await?;
+            let sealed = self.copy(flight, &mut write, &mut telling).await?;
             Ok((sealed, self.link_with(flight, &mut write).await?))
         };
         let (sealed, linked) = match ready.await {
             Ok(ready) => ready,
             Err(error) => {
-                write.abort().await;
+                write.give_up(retry(&error)).await;
                 return Err(error);
             }
         };
@@ -84,9 +88,16 @@ impl Keeper {
         &self,
         flight: &'a Flight,
         write: &mut SpooledWrite,
+        telling: &mut Telling<'_>,
     ) -> Result<&'a Sealed, FlightError> {
         while let Some(at) = write.next_part() {
-            let part = flight.next_part(at, PART_BYTES as u64).await?;
+            let part = loop {
+                telling.tell(write).await;
+                tokio::select! {
+                    part = flight.next_part(at, PART_BYTES as u64) => break part?,
+                    advanced = write.advanced() => advanced?,
+                }
+            };
             if part.is_none_or(|part| part.end - part.start < PART_BYTES as u64) {
                 break;
             }
@@ -129,5 +140,18 @@ impl Keeper {
             None => self.store.claim_origin(repository, origin).await?,
         };
         Ok(standing == **origin)
+    }
+}
+
+/// When what was stored so far may be of use.
+fn retry(error: &FlightError) -> Retry {
+    match error {
+        FlightError::Integrity(_) => Retry::Never,
+        FlightError::Store(error) => error.retry(),
+        FlightError::Upstream(_)
+        | FlightError::NoSpool(_)
+        | FlightError::Foreign
+        | FlightError::Elsewhere { .. }
+        | FlightError::Stopping => Retry::Later,
     }
 }

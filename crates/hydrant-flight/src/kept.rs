@@ -29,7 +29,7 @@ impl Kept {
 
     /// Keeps what the flight has in the spool, for a while and as long as there is room.
     pub fn keep(self: &Arc<Self>, flight: &Flight) {
-        if !flight.is_spooled() {
+        if !flight.is_spooled() || flight.progress().is_missing_any() {
             return;
         }
         self.all().push_back(flight.clone());

@@ -128,6 +128,11 @@ impl Flights {
             load.confirm()?;
             return self.kept(flight, halt).await;
         }
+        load.recall(source.size);
+        if let Some(left) = self.left_upload(load, source).await {
+            tracing::info!(offset = left.bytes(), "going on with the upload of a dead process");
+            load.go_on_with(left);
+        }
         let lanes = &self.0.lanes;
         let Some(body) = halt.run_until_cancelled(fetch::open(load, source, lanes)).await else {
             return Ok(Led::Halted);
@@ -137,6 +142,10 @@ impl Flights {
         let fetching = async {
             let fetched = fetch::fetch(load, source, lanes, &self.0.peers, body, halt).await;
             if let Err(error) = &fetched {
+                if let FlightError::Integrity(_) = error {
+                    // Whoever tries again would go on with the same.
+                    self.0.turns.take_back(flight.digest()).await;
+                }
                 // The upload follows the flight, and ends by hearing of the failure.
                 self.fail(flight, error.clone());
             }
@@ -152,7 +161,11 @@ impl Flights {
     /// Follows the flight into storage; where that fails, tries again with what is in the spool.
     async fn kept(&self, flight: &Flight, halt: &CancellationToken) -> Result<Led, FlightError> {
         let keeping = async {
-            let mut kept = self.0.keeper.keep(flight).await;
+            let mut kept = self.0.keeper.keep(flight, &self.0.turns).await;
+            if flight.is_of_an_upload() {
+                // Only that upload has the beginning: it is for the next flight to see what it is.
+                return kept;
+            }
             // Storage may have failed while the bytes still arrived: then it has time from the end.
             if kept.is_err() && flight.sealed().await.is_err() {
                 return kept;
@@ -184,7 +197,7 @@ impl Flights {
         };
         match is_kept {
             true => self.0.keeper.link(flight).await,
-            false => self.0.keeper.keep(flight).await,
+            false => self.0.keeper.keep(flight, &self.0.turns).await,
         }
     }
 }

@@ -77,6 +77,15 @@ impl Leftovers {
         true
     }
 
+    /// Removes what is left of a blob that nobody needs any more.
+    pub fn drop_all_of(&self, digest: &Digest) {
+        while let Some(left) = self.take(digest) {
+            if self.seen(left.remove()).is_none() {
+                return;
+            }
+        }
+    }
+
     /// What cannot be looked at is done without.
     fn seen<T>(&self, looked: io::Result<T>) -> Option<T> {
         let failed = |error: &io::Error| {

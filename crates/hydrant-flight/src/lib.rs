@@ -35,6 +35,8 @@ mod question;
 mod ranges;
 mod reach;
 mod recent;
+mod record;
+mod refill;
 mod serve;
 mod spool;
 mod turn;

@@ -8,11 +8,11 @@ use crate::{
     intake::{End, Intake},
     kept::Kept,
     leftovers::Leftovers,
-    spool::{LASTING_FROM, Reserved, Spool, SpoolFile},
+    spool::{Before, LASTING_FROM, Reserved, Spool, SpoolFile},
 };
 use bytes::Bytes;
 use futures::{future::join, stream::BoxStream};
-use hydrant_store::LeftSpool;
+use hydrant_store::{LeftSpool, LeftUpload};
 use std::{mem, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ pub(crate) struct Load {
     flight: Flight,
     room: Room,
     /// What a dead process left of the blob, until that is known to fit.
-    left: Option<LeftSpool>,
+    before: Before,
     open: Option<Open>,
     /// A client waits for it.
     awaited: Option<Arriving>,
@@ -80,17 +80,36 @@ struct Open {
 impl Load {
     pub fn new(flight: &Flight, room: &Room) -> Self {
         let (flight, room) = (flight.clone(), room.clone());
-        Self { flight, room, left: None, open: None, awaited: None }
+        Self { flight, room, before: Before::Nothing, open: None, awaited: None }
     }
 
-    /// Finds what a dead process left of the blob, whose size may be known. No byte of it counts as
-    /// here before the blob is opened.
+    /// Finds what a dead process left of the blob in the spool, whose size may be known. No byte of
+    /// it counts as here before the blob is opened.
     pub fn recall(&mut self, size: Option<u64>) {
         if self.is_open() || size.is_some_and(|size| size < LASTING_FROM) {
             return;
         }
-        let left = self.left.take().or_else(|| self.room.leftovers.take(self.flight.digest()));
-        self.left = left.filter(|left| size.is_none_or(|size| size == left.size()));
+        if let Before::Nothing = self.before {
+            let left = self.room.leftovers.take(self.flight.digest());
+            self.before = left.map_or(Before::Nothing, Before::File);
+        }
+        let fits = |left: &LeftSpool| size.is_none_or(|size| size == left.size());
+        if matches!(&self.before, Before::File(left) if !fits(left)) {
+            self.before = Before::Nothing;
+        }
+    }
+
+    /// Goes on with what a dead process stored.
+    pub fn go_on_with(&mut self, left: Arc<LeftUpload>) {
+        self.before = Before::Upload(left);
+    }
+
+    /// What comes from the upstream begins at `offset`: what was stored of it before is of no use
+    /// when that comes too.
+    pub fn comes_from(&mut self, offset: u64) {
+        if matches!(&self.before, Before::Upload(left) if offset < left.bytes()) {
+            self.before = Before::Nothing;
+        }
     }
 
     /// Notes that a client waits for it, until it is all here.
@@ -109,8 +128,7 @@ impl Load {
 
     /// The first byte that is not here, nor left by a dead process: where to go on.
     pub fn from(&self) -> u64 {
-        let left = self.left.as_ref().map_or(0, LeftSpool::bytes);
-        self.open.as_ref().map_or(left, |open| open.at.max(open.left))
+        self.open.as_ref().map_or(self.before.bytes(), |open| open.at.max(open.left))
     }
 
     /// Whether the size is known, so that readers have been told.
@@ -140,16 +158,21 @@ impl Load {
             return same_size(open.size, size);
         }
         self.recall(Some(size));
-        let (left, digest) = (self.left.take(), self.flight.digest());
-        let bytes = left.as_ref().map_or(0, LeftSpool::bytes);
-        let file = self.room.spool.open(self.room.make(size)?, digest, size, left)?;
+        let before = mem::replace(&mut self.before, Before::Nothing);
+        let (left, stored) = match &before {
+            Before::Upload(upload) => (0, upload.bytes()),
+            other => (other.bytes(), 0),
+        };
+        let room = self.room.make(size)?;
+        let file = self.room.spool.open(room, self.flight.digest(), size, before)?;
         let shared = &self.flight.0;
         shared.spool.set(file.reader()).expect("a flight opens its spool once");
         shared.progress.send_modify(|progress| {
             progress.size = Some(size);
+            (progress.spooled, progress.missing) = (stored, 0..stored);
             progress.stage = Stage::Flying;
         });
-        self.open = Some(Open { file, size, left: bytes, at: 0, confirmed: false });
+        self.open = Some(Open { file, size, left, at: stored, confirmed: false });
         Ok(())
     }
 
@@ -170,7 +193,12 @@ impl Load {
     pub fn end(self, flown: &Result<(), FlightError>) {
         let Some(open) = self.open else { return };
         match flown {
-            Ok(()) | Err(FlightError::Integrity(_)) => open.file.forget(),
+            Ok(()) | Err(FlightError::Integrity(_)) => {
+                open.file.forget();
+                if open.size >= LASTING_FROM {
+                    self.room.leftovers.drop_all_of(self.flight.digest());
+                }
+            }
             Err(_) => {
                 drop(open);
                 self.room.leftovers.look();

@@ -6,7 +6,7 @@
 use crate::error::FlightError;
 use bytes::Bytes;
 use hydrant_proto::Digest;
-use hydrant_store::{LeftSpool, Sealed, Spooled, SpooledReader};
+use hydrant_store::{LeftSpool, LeftUpload, Sealed, Spooled, SpooledReader};
 use hydrant_telemetry::metrics;
 use std::{
     io,
@@ -29,6 +29,27 @@ const MEMORY: u64 = 8 * 1024 * 1024;
 /// Bytes of a former process that are hashed at a time.
 const BLOCK: u64 = 1024 * 1024;
 
+/// What a spool file goes on with.
+#[derive(Debug)]
+pub(crate) enum Before {
+    Nothing,
+    /// The file of a dead process.
+    File(LeftSpool),
+    /// What a dead process has stored already.
+    Upload(Arc<LeftUpload>),
+}
+
+impl Before {
+    /// Bytes that need not be fetched.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::File(left) => left.bytes(),
+            Self::Upload(left) => left.bytes(),
+        }
+    }
+}
+
 /// The spool directory and what is left of its budget.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -48,18 +69,19 @@ impl Spool {
         Ok(Arc::new(Self { dir, lasting, budget, used, in_memory }))
     }
 
-    /// The spool file of a blob, in the room made for it: what is left of it, or else an empty one.
+    /// The spool file of a blob, in the room made for it.
     pub fn open(
         &self,
         room: Reserved,
         digest: &Digest,
         size: u64,
-        left: Option<LeftSpool>,
+        before: Before,
     ) -> Result<SpoolFile, FlightError> {
-        let spooled = match left {
-            Some(left) => left.take_up(),
-            None if room.in_memory > 0 => Ok(Spooled::in_memory(digest.algorithm())),
-            None => self.empty(digest, size),
+        let spooled = match before {
+            Before::File(left) => left.take_up(),
+            Before::Upload(left) => Spooled::behind(&self.dir, &left),
+            Before::Nothing if room.in_memory > 0 => Ok(Spooled::in_memory(digest.algorithm())),
+            Before::Nothing => self.empty(digest, size),
         };
         let spooled = spooled.map_err(no_spool)?;
         let reader = SpoolReader { file: spooled.reader(), reserved: Arc::new(room) };
@@ -234,7 +256,7 @@ mod tests {
 
     fn open(spool: &Arc<Spool>, bytes: u64) -> Result<SpoolFile, FlightError> {
         let room = Reserved::new(spool.clone(), bytes)?;
-        spool.open(room, &Digest::of(b""), bytes, None)
+        spool.open(room, &Digest::of(b""), bytes, Before::Nothing)
     }
 
     #[tokio::test]

@@ -1,14 +1,18 @@
 //! From a spool file into storage: in parts while it is being written, visible once it is sealed.
 //!
 //! Where the file lies on the file system of a directory store, it is not copied at all: it gets its
-//! name there.
+//! name there. Where it goes on with an upload that a dead process left (`left_upload.rs`), the parts of
+//! that are not in the file, and what was hashed of them is somebody else's word: so the whole is read
+//! back before it counts as stored, and quarantined if it is not what it should be.
 
 use crate::{
     Backend, Store,
     directory::{Directory, Naming},
-    error::{StoreError, classify},
+    error::{Retry, StoreError, classify},
     key::Key,
+    left_upload::Standing,
     object::timed,
+    quarantine::Scrubbed,
     spooled::{Held, Sealed, SpooledReader},
     upload::{PART_BYTES, Upload},
     writer::complete,
@@ -42,11 +46,17 @@ impl Store {
     /// Begins to write a blob from the file it is spooled in. No request is made before the first
     /// part.
     pub fn begin_spooled(&self, digest: &Digest, file: &SpooledReader) -> SpooledWrite {
-        let way = match (&self.backend, &file.held) {
-            (Backend::Directory(directory), Held::File(file)) if directory.is_beside(file) => {
+        let way = match (&self.backend, &file.before, &file.held) {
+            (Backend::S3(s3), Some(left), _) => {
+                let upload = Upload::resume(self, s3, self.at(Key::Blob(digest)), left);
+                Way::Parts { upload: Some(upload), at: left.bytes() }
+            }
+            (Backend::Directory(directory), None, Held::File(file))
+                if directory.is_beside(file) =>
+            {
                 Way::Name(directory.clone(), file.clone())
             }
-            (Backend::Directory(_) | Backend::S3(_) | Backend::Memory, _) => Way::PARTS,
+            (Backend::Directory(_) | Backend::S3(_) | Backend::Memory, ..) => Way::PARTS,
         };
         let (digest, file) = (digest.clone(), file.clone());
         SpooledWrite { store: self.clone(), digest, file, way, links: Vec::new() }
@@ -82,6 +92,29 @@ impl SpooledWrite {
         Ok(())
     }
 
+    /// Waits until one more part is stored; for ever when none is under way.
+    pub async fn advanced(&mut self) -> Result<(), StoreError> {
+        match &mut self.way {
+            Way::Parts { upload: Some(upload), .. } => upload.advanced().await,
+            Way::Parts { upload: None, .. } | Way::Name(..) => std::future::pending().await,
+        }
+    }
+
+    /// What is stored so far, where another process could go on with it.
+    pub fn standing(&self) -> Option<Standing> {
+        match &self.way {
+            Way::Parts { upload: Some(upload), .. } => upload.standing(),
+            Way::Parts { upload: None, .. } | Way::Name(..) => None,
+        }
+    }
+
+    /// Leaves what is stored so far to whoever goes on with it, should this process not finish it.
+    pub fn outlasts(&mut self) {
+        if let Way::Parts { upload: Some(upload), .. } = &mut self.way {
+            upload.outlasts();
+        }
+    }
+
     /// Has the blob made readable in a repository as soon as it is committed.
     pub fn link_in(&mut self, repository: &RepositoryName) {
         self.links.push(repository.clone());
@@ -110,6 +143,14 @@ impl SpooledWrite {
         self.finish(sealed.size).await.inspect(|_| file.forget())
     }
 
+    /// Gives the blob up and waits until nothing of it is left, unless somebody is to go on with it
+    /// when that may succeed.
+    pub async fn give_up(self, retry: Retry) {
+        if let Way::Parts { upload: Some(upload), .. } = self.way {
+            upload.give_up(retry).await;
+        }
+    }
+
     /// Gives the blob up and waits until nothing of it is left.
     pub async fn abort(self) {
         if let Way::Parts { upload: Some(upload), .. } = self.way {
@@ -126,12 +167,20 @@ impl SpooledWrite {
             self.send().await?;
         }
         let (path, links) = (self.path(), self.link_objects());
+        let goes_on = self.file.before.is_some();
         let Way::Parts { upload, at } = self.way else { return Ok(size) };
         let rest = self.file.read(at..size).await.map_err(|error| unread(&path, error))?;
         match upload {
             Some(upload) => {
                 complete(&self.store, &path, upload, rest, size).await?;
+                if goes_on {
+                    self.store.prove(&self.digest).await?;
+                }
                 self.store.put_in_order(links).await?;
+            }
+            None if goes_on => {
+                let reason = "it goes on with an upload of another store".to_owned();
+                return Err(StoreError::Mismatch { digest: self.digest, reason });
             }
             None => {
                 let objects = [(path, rest)].into_iter().chain(links).collect();
@@ -145,6 +194,20 @@ impl SpooledWrite {
         let text = Bytes::from(self.digest.to_string());
         let place = |repository| self.store.at(Key::LayerLink(repository, &self.digest));
         self.links.iter().map(|repository| (place(repository), text.clone())).collect()
+    }
+}
+
+impl Store {
+    /// Reads content back that was made visible; what is not what it should be is quarantined.
+    async fn prove(&self, digest: &Digest) -> Result<(), StoreError> {
+        match self.scrub(digest).await? {
+            Scrubbed::Sound => Ok(()),
+            Scrubbed::Missing => Err(StoreError::Missing { digest: digest.clone() }),
+            Scrubbed::Quarantined => {
+                let reason = "the upload gone on with had other bytes than was said".to_owned();
+                Err(StoreError::Mismatch { digest: digest.clone(), reason })
+            }
+        }
     }
 }
 

@@ -47,8 +47,12 @@ impl Spooled {
         let path = dir.join(format!("{}.{}.{size}", digest.algorithm().as_str(), digest.hex()));
         let created = File::options().read(true).write(true).create_new(true).open(&path);
         match created {
-            Ok(file) if is_ours(&file, &path)? => Ok(Some(Self::of_file(file, digest, path, 0))),
-            Ok(_) => Ok(None),
+            Ok(file) => match is_ours(&file, &path) {
+                Ok(true) => Ok(Some(Self::of_file(file, digest, path, 0))),
+                Ok(false) => Ok(None),
+                // Nobody could tell whether its writer lives.
+                Err(error) => remove(&path).and(Err(error)),
+            },
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(error),
         }

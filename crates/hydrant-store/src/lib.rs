@@ -22,6 +22,7 @@ mod faulty;
 mod identity;
 mod key;
 mod lasting;
+mod left_upload;
 mod leftovers;
 mod link;
 mod list;
@@ -53,6 +54,7 @@ pub use completion::CompletionRecord;
 pub use dead_letter::{DeadLetter, DeadLetterId, GivenUp, InvalidDeadLetterId};
 pub use error::{Cause, Retry, StoreError};
 pub use lasting::LeftSpool;
+pub use left_upload::{LeftUpload, Standing};
 pub use leftovers::Leftover;
 pub use list::Page;
 pub use miss::{MissRecord, Wanted};
@@ -60,7 +62,7 @@ pub use open::{InvalidStoreUrl, S3Settings, StoreConfig, StoreUrl};
 pub use quarantine::Scrubbed;
 pub use referrer::Referrer;
 pub use sound_file::SoundFile;
-pub use spooled::{Sealed, Spooled, SpooledReader};
+pub use spooled::{Refill, Sealed, Spooled, SpooledReader};
 pub use tag::{
     Follows, Frozen, MAX_TAG_LINES, Move, Owner, Sighting, Stays, Steering, TagAct, TagLine,
     TagRecord, Terms, Unfrozen, Writer,

@@ -11,7 +11,7 @@ use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut},
     client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector},
-    multipart::MultipartStore,
+    multipart::{MultipartStore, PartId},
     path::Path,
     signer::{Method, SignedUrlOptions, Signer},
 };
@@ -43,6 +43,20 @@ pub(crate) struct OpenUpload {
     pub started_at: Timestamp,
 }
 
+/// A part that an upload has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredPart {
+    pub number: u64,
+    pub size: u64,
+    pub tag: String,
+}
+
+impl StoredPart {
+    pub(crate) fn id(&self) -> PartId {
+        PartId { content_id: self.tag.clone() }
+    }
+}
+
 impl S3 {
     pub(crate) fn open(
         bucket: &str,
@@ -69,6 +83,10 @@ impl S3 {
 
     pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.client) as Arc<dyn ObjectStore>
+    }
+
+    pub(crate) fn multipart(&self) -> Arc<dyn MultipartStore> {
+        Arc::clone(&self.client) as Arc<dyn MultipartStore>
     }
 
     /// A URL by which anyone may GET the object until `ttl` is over.
@@ -98,33 +116,67 @@ impl S3 {
         }
     }
 
-    /// One answer of ListMultipartUploads. `object_store` has no such call, but signs any.
+    /// Every part of an open upload, by number; `None` when there is no such upload.
+    pub(crate) async fn parts(
+        &self,
+        path: &Path,
+        upload: &str,
+    ) -> Result<Option<Vec<StoredPart>>, StoreError> {
+        let (mut found, mut marker) = (Vec::new(), String::new());
+        loop {
+            let mut query = vec![("uploadId", upload.to_owned())];
+            if !marker.is_empty() {
+                query.push(("part-number-marker", marker));
+            }
+            let Some(text) = self.asked(path, query, path).await? else { return Ok(None) };
+            found.extend(elements(&text, "Part").filter_map(parse_part));
+            marker = elements(&text, "NextPartNumberMarker").next().unwrap_or_default().to_owned();
+            let is_more = elements(&text, "IsTruncated").next() == Some("true");
+            if !is_more || marker.is_empty() {
+                return Ok(Some(found));
+            }
+        }
+    }
+
+    /// One answer of ListMultipartUploads.
     async fn list_page(&self, below: &Path, marker: Option<&Marker>) -> Result<String, StoreError> {
         let mut query = vec![("uploads", String::new()), ("prefix", below.to_string())];
         if let Some(marker) = marker {
             query.push(("key-marker", marker.key.clone()));
             query.push(("upload-id-marker", marker.upload_id.clone()));
         }
+        let text = self.asked(&Path::default(), query, below).await?;
+        text.ok_or_else(|| unavailable(below, "listing uploads: status code: 404".to_owned()))
+    }
+
+    /// The answer to a GET of a list; `None` when what is listed is not there. `object_store` has no
+    /// such calls, but signs any.
+    async fn asked(
+        &self,
+        path: &Path,
+        query: Vec<(&str, String)>,
+        about: &Path,
+    ) -> Result<Option<String>, StoreError> {
         let options = SignedUrlOptions::new().with_query(query);
-        let root = Path::default();
-        let url = self.client.signed_url_opts(Method::GET, &root, LIST_TTL, &options).await;
-        let url = url.map_err(|error| classify(below, error))?;
-        let unavailable = |error: String| StoreError::Unavailable {
-            key: below.to_string(),
-            cause: Arc::new(std::io::Error::other(error)),
-        };
+        let url = self.client.signed_url_opts(Method::GET, path, LIST_TTL, &options).await;
+        let url = url.map_err(|error| classify(about, error))?;
+        let unavailable = |error: String| unavailable(about, error);
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.uri_mut() = url.as_str().parse().expect("a signed URL is a URI");
         let answer = self.http.execute(request).await.map_err(|e| unavailable(e.to_string()))?;
         let status = answer.status();
         let body = answer.into_body().bytes().await.map_err(|e| unavailable(e.to_string()))?;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        if status.is_success() {
-            Ok(text)
-        } else {
-            Err(unavailable(format!("listing uploads: status code: {status}")))
+        match status.as_u16() {
+            404 => Ok(None),
+            _ if status.is_success() => Ok(Some(String::from_utf8_lossy(&body).into_owned())),
+            _ => Err(unavailable(format!("listing: status code: {status}"))),
         }
     }
+}
+
+fn unavailable(about: &Path, error: String) -> StoreError {
+    let cause = Arc::new(std::io::Error::other(error));
+    StoreError::Unavailable { key: about.to_string(), cause }
 }
 
 fn builder(bucket: &str, settings: &S3Settings) -> AmazonS3Builder {
@@ -192,6 +244,15 @@ fn parse_upload(text: &str) -> Option<OpenUpload> {
     })
 }
 
+fn parse_part(text: &str) -> Option<StoredPart> {
+    let tag = elements(text, "ETag").next().map(unescape)?;
+    Some(StoredPart {
+        number: elements(text, "PartNumber").next()?.parse().ok()?,
+        size: elements(text, "Size").next()?.parse().ok()?,
+        tag: format!("\"{}\"", tag.trim_matches('"')),
+    })
+}
+
 /// The contents of each `<name>…</name>`. Enough XML for an answer that has no attributes here.
 fn elements<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
@@ -205,7 +266,11 @@ fn elements<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
 }
 
 fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
+    text.replace("&#34;", "\"")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&amp;", "&")
 }
 
 #[cfg(test)]
@@ -234,5 +299,15 @@ mod tests {
         assert_eq!(uploads.len(), 1);
         assert_eq!((uploads[0].key.as_str(), uploads[0].upload_id.as_str()), ("a/b", "1"));
         assert_eq!(next_marker(text).unwrap().upload_id, "2&3");
+    }
+
+    #[test]
+    fn a_listing_of_parts_is_read_with_tags_in_any_spelling() {
+        let text = "<ListPartsResult><Part><PartNumber>1</PartNumber><Size>5</Size>\
+            <ETag>&quot;ab&quot;</ETag></Part><Part><PartNumber>2</PartNumber><Size>6</Size>\
+            <ETag>&#34;cd&#34;</ETag></Part><Part><PartNumber>3</PartNumber></Part>";
+        let parts: Vec<_> = elements(text, "Part").filter_map(parse_part).collect();
+        let part = |number, size, tag: &str| StoredPart { number, size, tag: tag.to_owned() };
+        assert_eq!(parts, [part(1, 5, "\"ab\""), part(2, 6, "\"cd\"")]);
     }
 }

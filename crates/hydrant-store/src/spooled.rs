@@ -6,17 +6,18 @@
 //! a sealed file is what was hashed. How it is stored is in `adopt.rs`. For a tiny blob memory does as a
 //! file.
 
-use crate::lasting;
+use crate::{lasting, left_upload::LeftUpload, upload::PART_BYTES};
 use bytes::{Bytes, BytesMut};
 use hydrant_proto::{Algorithm, Digest, Hasher};
 use rustix::{buffer::spare_capacity, io};
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{Error, ErrorKind, Result},
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::task::spawn_blocking;
 
@@ -28,6 +29,9 @@ pub struct Spooled {
     written: u64,
     /// Up to where a former process wrote.
     left: u64,
+    /// What comes before the first byte, and is not in the file.
+    before: Option<Arc<LeftUpload>>,
+    borders: Borders,
 }
 
 /// Where the bytes are.
@@ -37,14 +41,29 @@ pub(crate) enum Held {
     Memory(Arc<Mutex<Bytes>>),
 }
 
+/// The hash at the end of each part, by its offset.
+type Borders = Arc<Mutex<BTreeMap<u64, Hasher>>>;
+
 /// Reads what was spooled, while more is; keeps the bytes alive.
 #[derive(Clone, Debug)]
 pub struct SpooledReader {
     pub(crate) held: Held,
     name: Option<Arc<PathBuf>>,
+    pub(crate) before: Option<Arc<LeftUpload>>,
+    borders: Borders,
 }
 
-/// Bytes that hash to the digest, and that nobody writes to any more.
+/// Puts into a file what comes before its bytes, for readers only. See [`SpooledReader::refill`].
+#[derive(Clone, Debug)]
+pub struct Refill {
+    file: Arc<File>,
+    before: Arc<LeftUpload>,
+    hasher: Hasher,
+    written: u64,
+}
+
+/// Bytes that hash to the digest, after those of the upload it goes on with if it does, and
+/// that nobody writes to any more.
 #[derive(Clone, Debug)]
 pub struct Sealed {
     pub(crate) held: Held,
@@ -56,22 +75,30 @@ impl Spooled {
     /// An empty file on the file system of `dir`.
     pub fn create(dir: &Path, algorithm: Algorithm) -> Result<Self> {
         let file = Arc::new(tempfile::tempfile_in(dir)?);
-        Ok(Self::new(Held::File(file), None, algorithm, 0))
+        Ok(Self::new(Held::File(file), Hasher::new(algorithm)))
     }
 
     /// In memory, for a blob so small that its caller can answer for that.
     pub fn in_memory(algorithm: Algorithm) -> Self {
-        Self::new(Held::Memory(Arc::default()), None, algorithm, 0)
+        Self::new(Held::Memory(Arc::default()), Hasher::new(algorithm))
+    }
+
+    fn new(held: Held, hasher: Hasher) -> Self {
+        let borders = Borders::default();
+        Self { held, name: None, hasher, written: 0, left: 0, before: None, borders }
+    }
+
+    /// A file for what comes after the bytes of an upload.
+    pub(crate) fn of_rest(file: File, before: &Arc<LeftUpload>) -> Self {
+        let (written, hasher) = (before.bytes(), before.hasher());
+        let held = Held::File(Arc::new(file));
+        Self { written, before: Some(before.clone()), ..Self::new(held, hasher) }
     }
 
     /// A file with a name, in which a former process left so many bytes.
     pub(crate) fn of_file(file: File, digest: &Digest, name: PathBuf, left: u64) -> Self {
         let (held, name) = (Held::File(Arc::new(file)), Some(Arc::new(name)));
-        Self::new(held, name, digest.algorithm(), left)
-    }
-
-    fn new(held: Held, name: Option<Arc<PathBuf>>, algorithm: Algorithm, left: u64) -> Self {
-        Self { held, name, hasher: Hasher::new(algorithm), written: 0, left }
+        Self { name, left, ..Self::new(held, Hasher::new(digest.algorithm())) }
     }
 
     /// Whether appending waits for no disk.
@@ -96,7 +123,8 @@ impl Spooled {
         if let Held::File(file) = &self.held
             && self.written < end
         {
-            self.hasher.update(&read_exact(file, self.written..end)?);
+            let bytes = read_exact(file, self.written..end)?;
+            self.hash(&bytes);
             self.written = end;
         }
         Ok(self.written)
@@ -111,14 +139,35 @@ impl Spooled {
             file.set_len(self.written)?;
             self.left = self.written;
         }
-        self.hasher.update(bytes);
+        self.hash(bytes);
         self.held.append(bytes, self.written)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
+    /// Hashes what comes at `written`, and notes the hash at the end of each part.
+    fn hash(&mut self, mut bytes: &[u8]) {
+        let (mut at, part) = (self.written, PART_BYTES as u64);
+        while !bytes.is_empty() {
+            let border = (at / part + 1) * part;
+            let length = usize::try_from(border - at).map_or(bytes.len(), |n| n.min(bytes.len()));
+            let (now, rest) = bytes.split_at(length);
+            self.hasher.update(now);
+            at += length as u64;
+            bytes = rest;
+            if at == border {
+                locked(&self.borders).insert(at, self.hasher.clone());
+            }
+        }
+    }
+
     pub fn reader(&self) -> SpooledReader {
-        SpooledReader { held: self.held.clone(), name: self.name.clone() }
+        SpooledReader {
+            held: self.held.clone(),
+            name: self.name.clone(),
+            before: self.before.clone(),
+            borders: self.borders.clone(),
+        }
     }
 
     /// Ends the writing. Bytes that hash to another digest than this are none of it: that other
@@ -173,6 +222,18 @@ impl SpooledReader {
         }
     }
 
+    /// State of the hash of all bytes before `at`, at the end of a part that was written here.
+    pub fn hash_at(&self, at: u64) -> Option<Vec<u8>> {
+        locked(&self.borders).get(&at).map(Hasher::state)
+    }
+
+    /// For a file that goes on with an upload: puts what is in that into the file as well.
+    pub fn refill(&self) -> Option<Refill> {
+        let (Held::File(file), Some(before)) = (&self.held, &self.before) else { return None };
+        let hasher = Hasher::new(before.hasher().algorithm());
+        Some(Refill { file: file.clone(), before: before.clone(), hasher, written: 0 })
+    }
+
     /// Takes its name away, if it has one: nothing is left of it when its last reader is gone.
     pub fn forget(&self) {
         let Some(name) = &self.name else { return };
@@ -189,6 +250,38 @@ fn slice(bytes: &Bytes, range: Range<u64>) -> Result<Bytes> {
         true => Ok(bytes.slice(range)),
         false => Err(ErrorKind::UnexpectedEof.into()),
     }
+}
+
+impl Refill {
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Bytes that are wanted in all.
+    pub fn wanted(&self) -> u64 {
+        self.before.bytes()
+    }
+
+    /// Hashes and writes the next bytes, of which none may be beyond what is wanted; blocking.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.written + bytes.len() as u64 > self.wanted() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        self.hasher.update(bytes);
+        self.file.write_all_at(bytes, self.written)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Whether the bytes are those that the upload is said to have.
+    pub fn agrees(&self) -> bool {
+        self.written == self.wanted() && self.hasher.state() == self.before.hasher().state()
+    }
+}
+
+fn locked(borders: &Borders) -> MutexGuard<'_, BTreeMap<u64, Hasher>> {
+    borders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Into memory that is not cleared first: at these sizes that costs as much as the reading.

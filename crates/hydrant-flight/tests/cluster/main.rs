@@ -10,6 +10,7 @@ mod lab;
 mod left;
 mod parts;
 mod turns;
+mod uploads;
 mod urgency;
 
 use bytes::Bytes;
