@@ -88,9 +88,11 @@ impl Far {
         Self { digest, aside, way: watch::Sender::new(None), asked: Mutex::default() }
     }
 
-    /// From now on parts come this way.
+    /// From now on parts come this way. What is on its way by another one may never come.
     pub fn come_by(&self, way: Way) {
-        self.asked().failures = Arc::default();
+        let mut asked = self.asked();
+        (asked.coming, asked.failures) = (Vec::new(), Arc::default());
+        drop(asked);
         self.way.send_replace(Some(way));
     }
 
@@ -147,8 +149,7 @@ impl Far {
             // It decides for all.
             Way::Leader(..) => true,
         };
-        let is_short = length <= LONGEST + 2 * GRID;
-        if !is_allowed || !is_short || asked.failures.load(Relaxed) >= FAILURES {
+        if !is_allowed || !is_short(&range) || asked.failures.load(Relaxed) >= FAILURES {
             return None;
         }
         let room = self.aside.room(length)?;
@@ -264,6 +265,11 @@ fn widened(part: &Range<u64>, size: u64) -> Range<u64> {
     start..part.end.next_multiple_of(GRID).min(size)
 }
 
+/// Whether a part is short, which the grid may have made longer.
+fn is_short(wide: &Range<u64>) -> bool {
+    wide.end - wide.start <= LONGEST + 2 * GRID
+}
+
 fn allowance(size: u64) -> u64 {
     (size / SHARE).clamp(LEAST, MOST)
 }
@@ -283,6 +289,18 @@ mod tests {
         ] {
             assert_eq!(widened(&part, size), wide, "{part:?}");
             assert_eq!(widened(&wide, size), wide, "once is enough");
+        }
+    }
+
+    #[test]
+    fn a_short_part_is_short_wherever_it_begins_and_a_longer_one_nowhere() {
+        for (part, short) in [
+            (0..LONGEST, true),
+            (GRID + 1..GRID + 1 + LONGEST, true),
+            (GRID - 1..GRID - 1 + LONGEST, true),
+            (GRID..3 * GRID + 1 + LONGEST, false),
+        ] {
+            assert_eq!(is_short(&widened(&part, u64::MAX / 2)), short, "{part:?}");
         }
     }
 

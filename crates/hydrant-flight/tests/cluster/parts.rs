@@ -111,7 +111,6 @@ async fn a_range_that_fails_waits_for_the_flight() {
         let held = Held::start(SIZE).await;
         held.lab.upstream.inject("*/blobs/*", fault);
         waits_for_the_flight(&held, 64 * KIB).await;
-        assert!(!held.ranges().is_empty(), "it was tried");
     }
 }
 
@@ -124,7 +123,8 @@ async fn waits_for_the_flight(held: &Held, bytes: u64) {
     });
     let answered = |get: &Request| get.ended.is_some();
     until("the range to be answered", LIMIT, async || {
-        held.ranges().iter().all(answered).then_some(())
+        let ranges = held.ranges();
+        (!ranges.is_empty() && ranges.iter().all(answered)).then_some(())
     })
     .await;
     held.land().await;
