@@ -73,7 +73,8 @@ label! {
         Fetched = "fetched",
         /// Asked for in vain; it waits for the flight.
         Failed = "failed",
-        /// Not asked for, because enough was, or for want of room; it waits for the flight.
+        /// Not asked for, because it is long, enough was, or for want of room; it waits for the
+        /// flight.
         Refused = "refused",
     }
 }
