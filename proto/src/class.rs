@@ -17,6 +17,8 @@ pub enum FailureClass {
     UpstreamLimit,
     /// The upstream is unreachable, too slow, or answers 5xx.
     UpstreamDown,
+    /// The upstream leads back to the hydrant that asks it, or in a circle beyond it.
+    UpstreamLoop,
     /// The circuit breaker of the upstream is open; it was not asked.
     BreakerOpen,
     /// Our own object storage failed.
@@ -29,12 +31,13 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, for metrics and documents that list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Denied,
         Self::Unknown,
         Self::UpstreamAuth,
         Self::UpstreamLimit,
         Self::UpstreamDown,
+        Self::UpstreamLoop,
         Self::BreakerOpen,
         Self::Storage,
         Self::Integrity,
@@ -49,6 +52,7 @@ impl FailureClass {
             Self::UpstreamAuth => "upstream-auth",
             Self::UpstreamLimit => "upstream-limit",
             Self::UpstreamDown => "upstream-down",
+            Self::UpstreamLoop => "upstream-loop",
             Self::BreakerOpen => "breaker-open",
             Self::Storage => "storage",
             Self::Integrity => "integrity",

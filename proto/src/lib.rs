@@ -15,6 +15,7 @@ pub mod job;
 pub mod manifest;
 pub mod state;
 pub mod subject;
+pub mod via;
 
 pub use class::FailureClass;
 pub use codec::{CodecError, Message};
@@ -28,3 +29,4 @@ pub use state::{
     BlobProgress, DeliveryAttempt, DeliveryOutcome, FlightRecord, JobPhase, JobState,
     ManifestRecord, PartsRecord, SharedValue,
 };
+pub use via::{HydrantId, Identity, Via};

@@ -22,6 +22,7 @@ mod kills;
 mod lab;
 mod large;
 mod lies;
+mod loops;
 mod promises;
 mod protection;
 mod pull;

@@ -12,6 +12,7 @@ use crate::{
     settings::{Role, Settings},
 };
 use hydrant_bus::Bus;
+use hydrant_proto::Identity;
 use hydrant_rules::{Resources, Table};
 use hydrant_store::{InvalidStoreUrl, Retry, Store, StoreConfig, StoreError, StoreUrl};
 use std::{fs, path::Path, sync::Arc, time::Duration};
@@ -36,6 +37,8 @@ pub struct Context {
     pub editor: Editor,
     pub bus: Bus,
     pub store: Store,
+    /// Who this process is, once the store told it.
+    pub identity: Identity,
     pub readiness: Readiness,
     tasks: TaskTracker,
 }
@@ -84,14 +87,15 @@ impl Context {
         fs::create_dir_all(&data).map_err(|cause| BootError::Data { dir: data.clone(), cause })?;
         let file = settings.config.as_deref().map(read_resources).transpose()?;
         let feed = ResourceFeed::begin(LastKnownGood::new(&data), file.as_ref());
-        let (store, probed) = open_store(&settings).await?;
+        let identity = Identity::default();
+        let (store, probed) = open_store(&settings, &identity).await?;
         let bus = Bus::connect(settings.bus_config(role, nats_url))
             .await
             .map_err(|cause| BootError::Bus { url: redacted(nats_url), cause: Box::new(cause) })?;
         let editor = Editor::new(bus.resources(), feed.clone());
         let tasks = TaskTracker::new();
-        let context =
-            Self { settings: Arc::new(settings), feed, editor, bus, store, readiness, tasks };
+        let settings = Arc::new(settings);
+        let context = Self { settings, feed, editor, bus, store, identity, readiness, tasks };
         context.keep(role, file, stop);
         let warning = warn_of_missing(context.feed.clone(), role);
         context.tasks.spawn(stop.clone().run_until_cancelled_owned(warning));
@@ -151,10 +155,10 @@ impl Context {
             true => check.ok(),
             false => check.fail("the store does not answer yet"),
         }
-        let store = self.store.clone();
+        let (store, identity) = (self.store.clone(), self.identity.clone());
         let watching = async move {
             if !probed {
-                probe_until_it_answers(&store, &check).await;
+                probe_until_it_answers(&store, &check, &identity).await;
             }
             ask_for_ever(&store, &check, ASK_AGAIN).await;
         };
@@ -181,15 +185,18 @@ fn store_url(url: &str) -> Result<StoreUrl, BootError> {
     })
 }
 
-/// The store, and whether it has proved that it can compare and set.
-async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
+/// The store, and whether it has proved that it can compare and set, and told whose it is.
+async fn open_store(settings: &Settings, identity: &Identity) -> Result<(Store, bool), BootError> {
     let url = settings.store_url();
     let failed = |cause| BootError::Store { url: url.clone(), cause: Box::new(cause) };
     let public_endpoint = settings.s3_public_endpoint.clone();
     let config = StoreConfig { public_endpoint, ..StoreConfig::from_env(store_url(&url)?) };
     let store = Store::open(&config).map_err(failed)?;
     match timeout(PROBE_LIMIT, store.probe()).await {
-        Ok(Ok(())) => Ok((store, true)),
+        Ok(Ok(id)) => {
+            identity.learn(id);
+            Ok((store, true))
+        }
         Ok(Err(error)) if error.retry() == Retry::Never => Err(failed(error)),
         Ok(Err(error)) => {
             tracing::warn!(url, %error, "the store does not answer, going on without it for now");
@@ -202,11 +209,14 @@ async fn open_store(settings: &Settings) -> Result<(Store, bool), BootError> {
     }
 }
 
-async fn probe_until_it_answers(store: &Store, check: &Check) {
+async fn probe_until_it_answers(store: &Store, check: &Check, identity: &Identity) {
     for attempt in 1.. {
         tokio::time::sleep(PROBE_AGAIN.delay(attempt)).await;
         match timeout(PROBE_LIMIT, store.probe()).await {
-            Ok(Ok(())) => return check.ok(),
+            Ok(Ok(id)) => {
+                identity.learn(id);
+                return check.ok();
+            }
             Ok(Err(error)) => check.fail(error.to_string()),
             Err(_) => check.fail(format!("no answer within {PROBE_LIMIT:?}")),
         }

@@ -67,6 +67,7 @@ pub(crate) fn is_of_the_upstream(class: FailureClass) -> bool {
         FailureClass::Denied
         | FailureClass::Unknown
         | FailureClass::UpstreamAuth
+        | FailureClass::UpstreamLoop
         | FailureClass::Storage
         | FailureClass::Integrity
         | FailureClass::Unsupported => false,

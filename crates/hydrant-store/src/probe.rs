@@ -4,10 +4,17 @@
 //! so it is tried with a key of the probe's own: in turn, and as a race, since some stores look at
 //! the condition but not atomically.
 
-use crate::{Store, cas::Stamp, error::StoreError, key, key::Key};
+use crate::{
+    Store,
+    cas::{MAX_ROUNDS, Stamp},
+    error::StoreError,
+    key,
+    key::Key,
+};
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all, pin_mut};
-use object_store::{PutMode, path::Path};
+use hydrant_proto::HydrantId;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -23,12 +30,16 @@ const REMEDY: &str = "hydrant needs S3 conditional writes (PUT with `If-None-Mat
 #[derive(Serialize, Deserialize)]
 struct Layout {
     version: u32,
+    /// Whose store it is. Absent where a hydrant wrote it that had no name for itself yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<HydrantId>,
 }
 
 impl Store {
     /// Tries whether the store can be written and decides races, and refuses it with a remedy if
-    /// not. To be called once at start-up; leaves nothing behind but `hydrant/v1/layout.json`.
-    pub async fn probe(&self) -> Result<(), StoreError> {
+    /// not. To be called once at start-up; leaves nothing behind but `hydrant/v1/layout.json`, which
+    /// says whose store it is: the same for all processes that share it, and for ever.
+    pub async fn probe(&self) -> Result<HydrantId, StoreError> {
         let path = self.at(Key::Probe(&Ulid::new().to_string()));
         let tried = self.try_conditions(&path).await;
         let removed = self.delete(&path).await;
@@ -87,22 +98,30 @@ impl Store {
         }
     }
 
-    /// Refuses a layout of another version; tells loudly of a place that somebody else uses.
-    async fn check_layout(&self) -> Result<(), StoreError> {
+    /// Refuses a layout of another version; tells loudly of a place that somebody else uses. Of
+    /// several that give the store an id at once, the first one's stands.
+    async fn check_layout(&self) -> Result<HydrantId, StoreError> {
         let path = self.at(Key::Layout);
-        match self.get_json::<Layout>(&path).await? {
-            Some((layout, _)) if layout.version == LAYOUT_VERSION => return Ok(()),
-            Some((layout, _)) => {
-                let version = layout.version;
-                let reason = format!(
-                    "the store has layout {version}, this hydrant knows layout {LAYOUT_VERSION}: \
-                     use a hydrant of the version that wrote it, or another prefix"
-                );
-                return Err(StoreError::Refused { reason });
+        for _ in 0..MAX_ROUNDS {
+            let before = match self.get_json::<Layout>(&path).await? {
+                Some((layout, stamp)) => match named(layout)? {
+                    Some(id) => return Ok(id),
+                    None => stamp,
+                },
+                None => {
+                    self.warn_of_strangers().await?;
+                    Stamp::Absent
+                }
+            };
+            let id = HydrantId::generate();
+            let layout = Layout { version: LAYOUT_VERSION, id: Some(id) };
+            match self.compare_and_set_json(&path, &layout, &before).await {
+                Ok(_) => return Ok(id),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
             }
-            None => self.warn_of_strangers().await?,
         }
-        self.put_json(&path, &Layout { version: LAYOUT_VERSION }, PutMode::Overwrite).await
+        Err(StoreError::Conflict { key: path.to_string() })
     }
 
     async fn warn_of_strangers(&self) -> Result<(), StoreError> {
@@ -125,6 +144,19 @@ impl Store {
     }
 }
 
+/// The id in a layout that this hydrant knows.
+fn named(layout: Layout) -> Result<Option<HydrantId>, StoreError> {
+    let version = layout.version;
+    if version == LAYOUT_VERSION {
+        return Ok(layout.id);
+    }
+    let reason = format!(
+        "the store has layout {version}, this hydrant knows layout {LAYOUT_VERSION}: use a \
+         hydrant of the version that wrote it, or another prefix"
+    );
+    Err(StoreError::Refused { reason })
+}
+
 /// A first write that fails tells more about the settings than about races.
 fn unusable(error: StoreError) -> StoreError {
     match error {
@@ -142,6 +174,7 @@ fn refused(what: &str) -> StoreError {
 mod tests {
     use super::*;
     use crate::faulty::Fault;
+    use object_store::PutMode;
     use std::sync::atomic::Ordering;
 
     #[tokio::test]
@@ -172,7 +205,18 @@ mod tests {
     async fn a_layout_of_another_version_is_refused() {
         let store = Store::in_memory();
         let path = store.at(Key::Layout);
-        store.put_json(&path, &Layout { version: 2 }, PutMode::Overwrite).await.unwrap();
+        let layout = Layout { version: 2, id: None };
+        store.put_json(&path, &layout, PutMode::Overwrite).await.unwrap();
         assert!(matches!(store.probe().await, Err(StoreError::Refused { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_layout_that_names_nobody_gets_a_name_that_stays() {
+        let store = Store::in_memory();
+        let path = store.at(Key::Layout);
+        store.put(&path, r#"{"version":1}"#.into(), PutMode::Overwrite).await.unwrap();
+        let id = store.probe().await.unwrap();
+        assert_eq!(store.probe().await.unwrap(), id);
+        assert_ne!(Store::in_memory().probe().await.unwrap(), id);
     }
 }

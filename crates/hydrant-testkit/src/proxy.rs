@@ -23,6 +23,7 @@ const CHUNK: usize = 16 * 1024;
 /// A proxy before one server; its connections are gone when it is dropped.
 pub struct Proxy {
     port: PortLease,
+    target: watch::Sender<String>,
     link: watch::Sender<Link>,
     cuts: watch::Sender<u64>,
     counts: Arc<Counts>,
@@ -66,8 +67,9 @@ impl Proxy {
         let port = PortLease::take();
         let (link, cuts) = (watch::Sender::new(Link::default()), watch::Sender::new(0));
         let counts = Arc::<Counts>::default();
+        let target = watch::Sender::new(target.to_owned());
         let path = Path {
-            target: target.to_owned(),
+            target: target.subscribe(),
             link: link.subscribe(),
             cuts: cuts.subscribe(),
             counts: counts.clone(),
@@ -75,7 +77,7 @@ impl Proxy {
         let listen = runtime().spawn(TcpListener::bind(("127.0.0.1", port.port())));
         let listener = listen.await.expect("binding does not panic").expect("the port is ours");
         let accepting = runtime().spawn(accept(listener, path));
-        Self { port, link, cuts, counts, accepting }
+        Self { port, target, link, cuts, counts, accepting }
     }
 
     /// `127.0.0.1:<port>`.
@@ -91,6 +93,12 @@ impl Proxy {
     /// Changes only the flow.
     pub fn flow(&self, flow: Flow) {
         self.link.send_modify(|link| link.flow = flow);
+    }
+
+    /// Stands before another server from now on; present connections are closed.
+    pub fn lead_to(&self, target: &str) {
+        self.target.send_replace(target.to_owned());
+        self.cut();
     }
 
     /// Closes every present connection; new ones are not touched.
@@ -122,7 +130,7 @@ impl Drop for Proxy {
 
 #[derive(Clone)]
 struct Path {
-    target: String,
+    target: watch::Receiver<String>,
     link: watch::Receiver<Link>,
     cuts: watch::Receiver<u64>,
     counts: Arc<Counts>,
@@ -156,7 +164,8 @@ async fn connection(client: TcpStream, path: Path) {
 }
 
 async fn relay(client: TcpStream, path: &Path) -> io::Result<()> {
-    let server = TcpStream::connect(&path.target).await?;
+    let target = path.target.borrow().clone();
+    let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();

@@ -78,6 +78,8 @@ impl Refusal<'_> {
             401 | 403 if self.by_endpoint => self.fail(Fate::Denied, detail),
             404 | 410 if certain => self.fail(Fate::Unknown, detail),
             416 => self.fail(Fate::Range, detail),
+            // RFC 5842, 7.2. It answers, and asking again would answer the same.
+            508 => self.fail(Fate::Loop, detail),
             503 if pause.is_some() => {
                 Failure { blame: Blame::Limited(pause), ..self.fail(Fate::Down, detail) }
             }
@@ -127,6 +129,7 @@ impl Refusal<'_> {
             Fate::Auth => UpstreamError::Auth { upstream, detail },
             Fate::Unknown => UpstreamError::Unknown { upstream, what, detail },
             Fate::Range => UpstreamError::RangeNotHonoured { upstream, what, detail },
+            Fate::Loop => UpstreamError::Loop { upstream, what },
             Fate::Down => UpstreamError::Down { upstream, what, detail },
         };
         Failure { error, blame: Blame::Answered }
@@ -139,6 +142,7 @@ enum Fate {
     Auth,
     Unknown,
     Range,
+    Loop,
     Down,
 }
 
@@ -220,6 +224,8 @@ mod tests {
             (429, false, false, Class::UpstreamLimit, Blame::Limited(None)),
             (500, true, false, Class::UpstreamDown, Blame::Failed),
             (503, true, false, Class::UpstreamDown, Blame::Failed),
+            (508, true, false, Class::UpstreamLoop, Blame::Answered),
+            (508, false, false, Class::UpstreamLoop, Blame::Answered),
             (400, true, false, Class::UpstreamDown, Blame::Answered),
             (418, true, false, Class::UpstreamDown, Blame::Answered),
             (304, true, false, Class::UpstreamDown, Blame::Answered),

@@ -26,7 +26,7 @@ use http::{
     header::{ACCEPT, RANGE},
 };
 use hydrant_egress::{Egress, Policy};
-use hydrant_proto::{Digest, Manifest, Reference, RepositoryName};
+use hydrant_proto::{Digest, Manifest, Reference, RepositoryName, Via};
 use hydrant_rules::{Credential, Upstream};
 use hydrant_telemetry::{
     metrics,
@@ -37,14 +37,16 @@ use std::{sync::Arc, time::Duration};
 use url::Url;
 
 /// The client of one upstream with one credential reference. Shared by all who use it, since the
-/// breaker, the permits and the tokens live here.
-#[derive(Debug)]
+/// breaker, the permits and the tokens live here. Clones share them.
+#[derive(Clone, Debug)]
 pub struct Client {
-    exchange: Exchange,
+    exchange: Arc<Exchange>,
     body_idle: Duration,
-    manifests: UnderWay<(RepositoryName, Reference), FetchedManifest>,
+    manifests: Arc<UnderWay<(RepositoryName, Reference), FetchedManifest>>,
     /// What the upstream did not have a moment ago.
     unknown: Cache<Named, UpstreamError>,
+    /// The hydrants whose request this one passes on.
+    via: Via,
 }
 
 /// Most names remembered as unknown.
@@ -75,11 +77,21 @@ impl Client {
             turns: Permits::new(upstream.concurrency),
             adaptive: Adaptive::new(upstream.concurrency),
             pace: Arc::new(Pace::new(upstream.caps)),
+            identity: options.identity.clone(),
             upstream,
         };
         let unknown =
             Cache::builder().max_capacity(MAX_UNKNOWN).time_to_live(options.unknown_for).build();
-        Ok(Self { exchange, body_idle: options.body_idle, manifests: UnderWay::new(), unknown })
+        let (exchange, manifests) = (Arc::new(exchange), Arc::new(UnderWay::new()));
+        let (body_idle, via) = (options.body_idle, Via::default());
+        Ok(Self { exchange, body_idle, manifests, unknown, via })
+    }
+
+    /// The same client, for a request that came through other hydrants: they are named to the
+    /// upstream, so that each of them knows its own request when it comes back. A request that
+    /// waits for another's names only those of the other.
+    pub fn forwarding(&self, via: Via) -> Self {
+        Self { via, ..self.clone() }
     }
 
     /// The upstream this client asks.
@@ -377,6 +389,7 @@ impl Client {
             headers: HeaderMap::new(),
             scope: format!("repository:{repository}:pull"),
             urgency: urgency.into(),
+            via: self.via.clone(),
             any_404: false,
             budget: None,
         }

@@ -28,6 +28,12 @@ pub enum UpstreamError {
     /// Unreachable, too slow, 5xx, or an answer no registry gives. It may exist: "cannot tell".
     #[error("upstream {upstream} cannot deliver {what}: {detail}")]
     Down { upstream: String, what: String, detail: String },
+    /// It is this hydrant itself, or asks it in turn, or others that ask each other (508).
+    #[error(
+        "upstream {upstream} leads back to this hydrant, or in a circle beyond it, when asked for \
+        {what}: name the registry itself as its endpoint"
+    )]
+    Loop { upstream: String, what: String },
     /// Not asked: the breaker is open, or its probe is under way.
     #[error("upstream {upstream} is not asked for {}s: its breaker is open", retry_after.as_secs())]
     BreakerOpen { upstream: String, retry_after: Duration },
@@ -68,6 +74,7 @@ impl UpstreamError {
             Self::Down { .. } | Self::RangeNotHonoured { .. } | Self::Egress { .. } => {
                 FailureClass::UpstreamDown
             }
+            Self::Loop { .. } => FailureClass::UpstreamLoop,
             Self::BreakerOpen { .. } => FailureClass::BreakerOpen,
             Self::Integrity { .. } => FailureClass::Integrity,
             Self::Unsupported { .. } => FailureClass::Unsupported,
@@ -76,7 +83,10 @@ impl UpstreamError {
 
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Denied { .. } | Self::Unknown { .. } | Self::Unsupported { .. } => Retry::Never,
+            Self::Denied { .. }
+            | Self::Unknown { .. }
+            | Self::Unsupported { .. }
+            | Self::Loop { .. } => Retry::Never,
             Self::Auth { .. }
             | Self::Down { .. }
             | Self::Integrity { .. }

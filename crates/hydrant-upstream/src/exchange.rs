@@ -15,7 +15,11 @@ use crate::{
     urgency::Urgency,
     wire::{Hop, Patience, Wire},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{AUTHORIZATION, VIA},
+};
+use hydrant_proto::{Identity, Via};
 use hydrant_rules::Upstream;
 use hydrant_telemetry::{
     metrics,
@@ -41,6 +45,8 @@ pub struct Exchange {
     pub turns: Arc<Permits>,
     pub adaptive: Adaptive,
     pub pace: Arc<Pace>,
+    /// Who asks.
+    pub identity: Identity,
 }
 
 /// What is asked for.
@@ -56,6 +62,8 @@ pub struct Ask {
     /// What a token must allow.
     pub scope: String,
     pub urgency: Urgency,
+    /// The hydrants whose request is passed on.
+    pub via: Via,
     /// Whether a 404 that no registry would write means "not there" all the same.
     pub any_404: bool,
     /// Longest wait for the whole call; without it, `Upstream::timeout` for each answer.
@@ -205,7 +213,7 @@ impl Exchange {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let grant = grant.filter(|_| hosts::is_endpoint(&self.upstream, &url));
-            let response = self.wire.send(hop(ask, &url, grant), patience).await?;
+            let response = self.wire.send(self.hop(ask, &url, grant), patience).await?;
             if hosts::is_endpoint(&self.upstream, &url)
                 && let Some(seen) = quota::seen(response.headers(), Timestamp::now())
             {
@@ -219,6 +227,21 @@ impl Exchange {
         }
         let detail = format!("it redirects more than {MAX_REDIRECTS} times");
         Err(self.wire.down(&ask.what, detail, Blame::Answered))
+    }
+
+    fn hop<'a>(&self, ask: &'a Ask, url: &Url, grant: Option<&Grant>) -> Hop<'a> {
+        let mut headers = ask.headers.clone();
+        headers.insert("accept-encoding", HeaderValue::from_static("identity"));
+        if hosts::may_be_hydrant(&self.upstream, url)
+            && let Ok(via) = ask.via.then(self.identity.current()).parse()
+        {
+            headers.insert(VIA, via);
+        }
+        if let Some(grant) = grant {
+            headers.insert(AUTHORIZATION, grant.header.clone());
+        }
+        let (kind, what, method) = (ask.kind, &*ask.what, ask.method.clone());
+        Hop { kind, what, method, url: url.clone(), headers }
     }
 
     async fn judge(&self, ask: &Ask, response: Response, url: &Url) -> Result<Response, Failure> {
@@ -277,15 +300,6 @@ fn settle(pass: Pass, outcome: &Result<Response, Failure>) {
         Err(Blame::Limited(pause)) => pass.limited(pause),
         Err(Blame::Nobody) => drop(pass),
     }
-}
-
-fn hop<'a>(ask: &'a Ask, url: &Url, grant: Option<&Grant>) -> Hop<'a> {
-    let mut headers = ask.headers.clone();
-    headers.insert("accept-encoding", HeaderValue::from_static("identity"));
-    if let Some(grant) = grant {
-        headers.insert(AUTHORIZATION, grant.header.clone());
-    }
-    Hop { kind: ask.kind, what: &ask.what, method: ask.method.clone(), url: url.clone(), headers }
 }
 
 fn is_redirect(status: StatusCode) -> bool {

@@ -58,6 +58,12 @@ pub fn is_endpoint(upstream: &Upstream, url: &Url) -> bool {
     upstream.endpoint.origin() == url.origin()
 }
 
+/// Whether a hydrant may answer there, and is told through whom the request came: at the endpoint,
+/// and where it redirects to a registry. Not at signed addresses of content, which have a query.
+pub fn may_be_hydrant(upstream: &Upstream, url: &Url) -> bool {
+    is_endpoint(upstream, url) || (url.query().is_none() && url.path().contains("/v2/"))
+}
+
 /// `host`, `host:port`, `*.suffix` or `*.suffix:port`; without a port any will do.
 fn matches(pattern: &str, url: &Url) -> bool {
     let Some(host) = url.host_str() else { return false };
@@ -116,6 +122,22 @@ mod tests {
         ] {
             let refused = realm(&upstream(endpoint, &hosts), bad).unwrap_err();
             assert!(!refused.contains("u:p"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn only_registries_are_told_through_whom_a_request_came() {
+        let upstream = upstream("https://r.lab", &[]);
+        for (url, is_told) in [
+            ("https://r.lab/v2/a/blobs/x", true),
+            ("https://r.lab/other?x", true),
+            ("https://mirror.lab/v2/a/blobs/x", true),
+            ("https://mirror.lab/prefix/v2/a/manifests/1", true),
+            ("https://cdn.example/registry-v2/x", false),
+            ("https://cdn.example/docker/registry/v2/blobs/x?X-Amz-Signature=y", false),
+            ("https://r.lab:8443/x", false),
+        ] {
+            assert_eq!(may_be_hydrant(&upstream, &url.parse().unwrap()), is_told, "{url}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::{BreakerSettings, Client, Guard, SecretSource, UpstreamError, guard::scope};
 use hydrant_egress::Resolve;
+use hydrant_proto::Identity;
 use hydrant_rules::{Credential, Name, Upstream};
 use std::{
     collections::HashMap,
@@ -19,6 +20,8 @@ pub struct Options {
     pub body_idle: Duration,
     /// How long a manifest the upstream does not have is not asked for again.
     pub unknown_for: Duration,
+    /// Who asks, as upstreams are told.
+    pub identity: Identity,
     /// Resolves names instead of the system; what it answers is checked all the same.
     pub resolver: Option<Arc<dyn Resolve>>,
 }
@@ -29,6 +32,7 @@ impl Default for Options {
             breaker: BreakerSettings::default(),
             body_idle: Duration::from_secs(60),
             unknown_for: Duration::from_secs(30),
+            identity: Identity::default(),
             resolver: None,
         }
     }

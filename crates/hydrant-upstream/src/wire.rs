@@ -139,6 +139,7 @@ fn rough_class(kind: RequestKind, status: StatusCode) -> Result<(), FailureClass
         403 => Err(FailureClass::Denied),
         404 | 410 => Err(FailureClass::Unknown),
         429 => Err(FailureClass::UpstreamLimit),
+        508 => Err(FailureClass::UpstreamLoop),
         _ => Err(FailureClass::UpstreamDown),
     }
 }

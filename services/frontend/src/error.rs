@@ -5,6 +5,7 @@ use crate::request::Rejected;
 use http::StatusCode;
 use hydrant_flight::FlightError;
 use hydrant_proto::FailureClass;
+use hydrant_rules::Name;
 use hydrant_store::StoreError;
 use hydrant_upstream::UpstreamError;
 use std::time::Duration;
@@ -14,6 +15,10 @@ use std::time::Duration;
 const COME_BACK: Duration = Duration::from_secs(5);
 /// Longest `Retry-After` passed on, whatever an upstream says.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// What a client is told whose pull goes round in a circle.
+const CIRCLE: &str = "the upstream of this rule leads back to this hydrant, or in a circle beyond \
+    it: name the registry itself as its endpoint";
 
 /// What could not be had; names the OCI error code of its absence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,12 @@ pub enum Failure {
     Rejected(#[from] Rejected),
     #[error("no rule leads there")]
     NoRule,
+    /// This hydrant asked itself, or others ask each other.
+    #[error(
+        "a request came back to the hydrant that sent it: the upstream of rule {rule} leads to \
+        this hydrant, here or at another one; name the registry itself as its endpoint"
+    )]
+    Circle { rule: Name },
     /// Certainly absent, here and upstream.
     #[error("{0:?} is neither local nor upstream")]
     Missing(What),
@@ -88,6 +99,7 @@ impl Failure {
             Self::Rejected(_) | Self::Range { .. } => None,
             Self::Upstream { error, .. } => Some(error.class()),
             Self::Flight(error) => Some(error.class()),
+            Self::Circle { .. } => Some(FailureClass::UpstreamLoop),
             Self::Overloaded => Some(FailureClass::UpstreamLimit),
             Self::SlowCheck(_) => Some(FailureClass::UpstreamDown),
             Self::TooOld(because) => because.class(),
@@ -106,6 +118,9 @@ impl Failure {
             Self::Rejected(rejected) => rejected_said(*rejected),
             Self::NoRule => unknown(What::Repository),
             Self::Missing(what) => unknown(*what),
+            Self::Circle { .. } => {
+                of_class(FailureClass::UpstreamLoop, What::Repository, None, audience)
+            }
             // The client's own requests are not what is limited, so it is no 429.
             Self::Upstream { what, error: error @ UpstreamError::TooManyUnknown { .. } } => {
                 of_class(error.class(), *what, error.retry_after(), Audience::Mirror)
@@ -147,9 +162,12 @@ impl Failure {
     /// Once, where it is answered. Absence and bad requests are everyday.
     pub fn log(&self) {
         match self.class() {
-            Some(FailureClass::Storage | FailureClass::Integrity | FailureClass::UpstreamAuth) => {
-                tracing::warn!(error = %self, "pull failed");
-            }
+            Some(
+                FailureClass::Storage
+                | FailureClass::Integrity
+                | FailureClass::UpstreamAuth
+                | FailureClass::UpstreamLoop,
+            ) => tracing::warn!(error = %self, "pull failed"),
             Some(FailureClass::Unknown | FailureClass::Denied | FailureClass::Unsupported)
             | None => {
                 tracing::debug!(error = %self, "pull refused");
@@ -217,6 +235,7 @@ fn of_class(
         FailureClass::UpstreamDown => {
             (S::BAD_GATEWAY, "UNAVAILABLE", "the upstream cannot be reached", wait)
         }
+        FailureClass::UpstreamLoop => (S::LOOP_DETECTED, "UNAVAILABLE", CIRCLE, None),
         FailureClass::BreakerOpen => (
             S::SERVICE_UNAVAILABLE,
             "UNAVAILABLE",
@@ -299,6 +318,7 @@ mod tests {
             Failure::Abandoned,
             Failure::NoRule,
             Failure::Missing(What::Blob),
+            Failure::Circle { rule: "lab".parse().unwrap() },
             Failure::Rejected(Rejected::Write),
             limited(1),
         ] {

@@ -14,6 +14,7 @@ mod blob;
 mod board;
 mod body;
 mod checks;
+mod circle;
 mod coalesce;
 mod error;
 mod family;
@@ -42,6 +43,7 @@ use family::Family;
 use hydrant_boot::{ResourceFeed, drain, serve as http};
 use hydrant_bus::Bus;
 use hydrant_flight::Flights;
+use hydrant_proto::Identity;
 use hydrant_store::Store;
 use hydrant_upstream::Upstreams;
 use list::Lists;
@@ -65,6 +67,8 @@ pub struct Context {
     /// Tells which rules and upstreams there are.
     pub feed: ResourceFeed,
     pub upstreams: Upstreams,
+    /// Who this hydrant is, to know its own requests when they come back.
+    pub identity: Identity,
     pub settings: Settings,
 }
 
@@ -121,7 +125,7 @@ fn build(
     flights: Flights,
     tasks: &TaskTracker,
 ) -> (Arc<Server>, Recorder, Rumours) {
-    let Context { store, bus, feed, upstreams, settings } = context;
+    let Context { store, bus, feed, upstreams, identity, settings } = context;
     let shelf = Shelf::new(store.clone());
     let origins = Arc::new(Origins::new(shelf.clone()));
     let (misses, recorder) = misses::misses(store.clone(), bus.clone());
@@ -140,6 +144,6 @@ fn build(
     let tags = Tags { manifests, rumours: rumours.clone(), checks };
     let lists = Lists { shelf: shelf.clone(), asking: asking.clone(), origins: origins.clone() };
     let blobs = Blobs { shelf, flights, memory, family, asking, origins, tasks: tasks.clone() };
-    let server = Server { feed, upstreams, tags, blobs, lists };
+    let server = Server { feed, upstreams, identity, tags, blobs, lists };
     (Arc::new(server), recorder, rumours)
 }

@@ -5,7 +5,7 @@ use crate::{
     request::Request,
 };
 use hydrant_flight::Grant;
-use hydrant_proto::RepositoryName;
+use hydrant_proto::{RepositoryName, Via};
 use hydrant_rules::{Generation, Route, Table};
 use hydrant_upstream::{Client, Upstreams};
 use std::sync::Arc;
@@ -30,10 +30,11 @@ pub struct Spot<T> {
 }
 
 impl Place {
-    /// The place a route leads to, with its client.
-    pub fn of(route: Route, upstreams: &Upstreams) -> Result<Self, Failure> {
+    /// The place a route leads to, with its client, for a request that came through `via`.
+    pub fn of(route: Route, upstreams: &Upstreams, via: Via) -> Result<Self, Failure> {
         let client = upstreams.get(&route.upstream, route.credential.as_deref());
         let client = client.map_err(|error| Failure::Upstream { what: What::Repository, error })?;
+        let client = if via.is_empty() { client } else { Arc::new(client.forwarding(via)) };
         Ok(Self { route, client })
     }
 

@@ -5,6 +5,7 @@ use crate::{
     answer::Answer,
     blob::Blobs,
     body::Body,
+    circle,
     error::{Audience, Failure},
     list::Lists,
     place::{self, Place},
@@ -14,11 +15,11 @@ use crate::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, VIA},
     request::Parts,
 };
 use hydrant_boot::ResourceFeed;
-use hydrant_proto::{Reference, RepositoryName};
+use hydrant_proto::{Identity, Reference, RepositoryName, Via};
 use hydrant_rules::Name;
 use hydrant_telemetry::{metrics::PullKind, propagation};
 use hydrant_upstream::Upstreams;
@@ -34,15 +35,18 @@ const NO_ENDPOINT: &str = "other";
 pub struct Server {
     pub feed: ResourceFeed,
     pub upstreams: Upstreams,
+    pub identity: Identity,
     pub tags: Tags,
     pub blobs: Blobs,
     pub lists: Lists,
 }
 
-/// Who asked, and under which rule, as far as that is known.
+/// Who asked, through whom, and under which rule, as far as that is known.
 struct Caller {
     audience: Audience,
     rule: Option<Name>,
+    /// The hydrants that sent it on.
+    via: Via,
 }
 
 impl Server {
@@ -69,12 +73,14 @@ impl Server {
     }
 
     async fn answered(&self, request: Result<Request, Rejected>, asked: &Parts) -> Answer {
-        let mut caller = Caller { audience: Audience::Direct, rule: None };
+        let via = Via::read(asked.headers.get_all(VIA).iter().map(HeaderValue::as_bytes));
+        let mut caller = Caller { audience: Audience::Direct, rule: None, via };
         let (read, kind) = request
             .as_ref()
             .map_or((Read::Get, None), |request| (request.method, kind(&request.ask)));
         let outcome = match &request {
-            Ok(request) => self.answer(request, asked, &mut caller).await,
+            Ok(request) if caller.via.is_empty() => self.answer(request, asked, &mut caller).await,
+            Ok(request) => Box::pin(self.answer_hydrant(request, asked, &mut caller)).await,
             Err(rejected) => Err(Failure::Rejected(*rejected)),
         };
         let mut answer = outcome.unwrap_or_else(|failure| {
@@ -137,8 +143,28 @@ impl Server {
             caller.audience = Audience::Mirror;
         }
         let (route, audience) = place::route(&self.feed.current(), request, name)?;
-        *caller = Caller { audience, rule: Some(route.rule.name.clone()) };
-        Place::of(route, &self.upstreams)
+        (caller.audience, caller.rule) = (audience, Some(route.rule.name.clone()));
+        if caller.via.is_circle(&self.identity) {
+            return Err(Failure::Circle { rule: route.rule.name.clone() });
+        }
+        Place::of(route, &self.upstreams, caller.via.clone())
+    }
+
+    /// The answer to another hydrant, unless it turns out that it waits for itself.
+    async fn answer_hydrant(
+        &self,
+        request: &Request,
+        asked: &Parts,
+        caller: &mut Caller,
+    ) -> Result<Answer, Failure> {
+        let Some(name) = request.ask.repository() else {
+            return self.answer(request, asked, caller).await;
+        };
+        let place = self.place(request, name, caller)?;
+        tokio::select! {
+            answer = self.answer(request, asked, caller) => answer,
+            failure = circle::found(&place, &request.ask) => Err(failure),
+        }
     }
 }
 

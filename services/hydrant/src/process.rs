@@ -13,7 +13,7 @@ use hydrant_boot::{
 };
 use hydrant_flight::Flights;
 use hydrant_telemetry::metrics;
-use hydrant_upstream::{SecretSource, Upstreams};
+use hydrant_upstream::{Options, SecretSource, Upstreams};
 use std::time::Duration;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -148,7 +148,9 @@ impl Fetching {
         let cluster = peers.map(|port| port.cluster(context));
         let flights = Flights::new(context.store.clone(), spool.clone(), budget, cluster)
             .with_context(|| format!("use the spool directory {} (--data)", spool.display()))?;
-        Ok(Some(Self { upstreams: Upstreams::new(SecretSource::default()), flights }))
+        let options = Options { identity: context.identity.clone(), ..Options::default() };
+        let upstreams = Upstreams::with_options(SecretSource::default(), options);
+        Ok(Some(Self { upstreams, flights }))
     }
 }
 
@@ -176,6 +178,7 @@ fn start(
             bus: context.bus.clone(),
             feed: context.feed.clone(),
             upstreams: fetching.upstreams.clone(),
+            identity: context.identity.clone(),
             settings: hydrant_frontend::Settings {
                 drain: context.settings.drain_deadline.0,
                 ..hydrant_frontend::Settings::default()

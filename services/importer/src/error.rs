@@ -100,9 +100,10 @@ impl ImportError {
 
 fn by_class(class: FailureClass, retry_after: Option<Duration>) -> Remedy {
     match class {
-        FailureClass::Unknown | FailureClass::Denied | FailureClass::Unsupported => {
-            Remedy::DeadLetter
-        }
+        FailureClass::Unknown
+        | FailureClass::Denied
+        | FailureClass::Unsupported
+        | FailureClass::UpstreamLoop => Remedy::DeadLetter,
         FailureClass::Integrity => Remedy::Retry { attempts: FEW_ATTEMPTS },
         FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
             Remedy::Wait(retry_after.unwrap_or(Duration::from_secs(10)))

@@ -16,6 +16,8 @@ mod spooled;
 mod tags;
 
 use bench::Bench;
+use futures::future::try_join_all;
+use hydrant_store::Store;
 use hydrant_testkit::SeaweedFs;
 use std::sync::Arc;
 
@@ -69,8 +71,10 @@ macro_rules! suite {
 }
 
 async fn probe_accepts(bench: &Bench) {
-    bench.store.probe().await.unwrap();
-    bench.store.probe().await.unwrap();
+    let processes: Vec<_> = (0..4).map(|_| bench.another()).collect();
+    let ids = try_join_all(processes.iter().map(Store::probe)).await.unwrap();
+    let stays = bench.store.probe().await.unwrap();
+    assert!(ids.iter().all(|id| *id == stays), "{ids:?}");
     let left: Vec<_> = bench.objects().await.into_keys().filter(|k| k.contains("probe")).collect();
     assert!(left.is_empty(), "{left:?}");
 }

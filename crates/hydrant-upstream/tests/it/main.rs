@@ -10,3 +10,4 @@ mod manifests;
 mod manners;
 mod realms;
 mod stock_registry;
+mod via;

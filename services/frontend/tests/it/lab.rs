@@ -6,7 +6,7 @@ use hydrant_boot::ResourceFeed;
 use hydrant_bus::{Bus, BusConfig};
 use hydrant_flight::Flights;
 use hydrant_frontend::{Context, Settings, run};
-use hydrant_proto::{Digest, MediaType, Reference, RepositoryName};
+use hydrant_proto::{Digest, Identity, MediaType, Reference, RepositoryName};
 use hydrant_rules::{Resources, Table};
 use hydrant_store::{MissRecord, Owner, Store, StoreConfig, StoreUrl, TagRecord};
 use hydrant_testkit::{FakeUpstream, Image, PortLease, until};
@@ -110,6 +110,7 @@ impl Setup {
             bus: bus.clone(),
             feed: feed.clone(),
             upstreams: Upstreams::new(SecretSource::default()),
+            identity: Identity::default(),
             settings: self.settings,
         };
         let serving = run(context, flights.clone(), listener, stop.clone());

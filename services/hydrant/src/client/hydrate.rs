@@ -186,6 +186,9 @@ fn advice(class: FailureClass) -> &'static str {
         FailureClass::UpstreamDown => {
             "the upstream does not answer: check its endpoint (hydrant upstream list) and the network"
         }
+        FailureClass::UpstreamLoop => {
+            "the upstream leads back to this hydrant: name the registry itself as its endpoint (hydrant upstream get)"
+        }
         FailureClass::BreakerOpen => {
             "the upstream failed often and is left alone for a while: wait"
         }
