@@ -10,14 +10,15 @@ use hydrant_store::Store;
 use hydrant_telemetry::metrics;
 use hydrant_upstream::{Client, Priority};
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Blobs of one job under way at once.
 const WIDTH: usize = 4;
-/// A flight that brings fewer than [`STALLED_BYTES`] in this time does not keep a worker waiting.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// A flight that brings fewer in [`Worker::patience`](crate::worker::Worker) does not keep a worker
+/// waiting.
 const STALLED_BYTES: u64 = 64 * 1024;
-
+/// Longest wait for storage to say that it is not what stands still.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause before a blob that another process flies for somebody else is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -39,6 +40,8 @@ pub(crate) struct Blobs<'a> {
     pub route: &'a Route,
     pub priority: Priority,
     pub progress: &'a Progress,
+    /// How long a flight may stand still.
+    pub patience: Duration,
 }
 
 impl Blobs<'_> {
@@ -153,17 +156,26 @@ impl Blobs<'_> {
 
     /// Reports the flight's progress; returns when it stalls.
     async fn watch(&self, flight: &Flight, blob: &Descriptor) -> ImportError {
-        let (mut mark, mut deadline) = (0, Instant::now() + STALLED_AFTER);
+        let (mut mark, mut deadline) = (0, Instant::now() + self.patience);
         loop {
             match timeout_at(deadline, flight.changed()).await {
-                Err(_) => return ImportError::Stalled(STALLED_AFTER),
+                Err(_) => return self.stalled(flight, blob).await,
                 Ok(now) => {
                     self.progress.blob(blob, now.spooled);
                     if now.whole || now.spooled >= mark + STALLED_BYTES {
-                        (mark, deadline) = (now.spooled, Instant::now() + STALLED_AFTER);
+                        (mark, deadline) = (now.spooled, Instant::now() + self.patience);
                     }
                 }
             }
+        }
+    }
+
+    /// Whose standstill it is: storage's when all bytes are here, or when it does not answer either.
+    async fn stalled(&self, flight: &Flight, blob: &Descriptor) -> ImportError {
+        let asked = timeout(STORE_PATIENCE, self.store.has_blob(&blob.digest, blob.size));
+        match flight.progress().whole || !matches!(asked.await, Ok(Ok(_))) {
+            true => ImportError::StorageStalled(self.patience),
+            false => ImportError::Stalled(self.patience),
         }
     }
 }

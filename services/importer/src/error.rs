@@ -44,6 +44,9 @@ pub enum ImportError {
     /// Bytes hardly move; the worker is needed elsewhere while the flight goes on.
     #[error("no progress for {0:?}")]
     Stalled(Duration),
+    /// The same, and it is not the upstream that is waited for.
+    #[error("storage: no progress for {0:?}")]
+    StorageStalled(Duration),
     /// Everything is durable, but the bus did not confirm the event.
     #[error("announce: {0}")]
     Announce(#[from] BusError),
@@ -69,7 +72,7 @@ impl ImportError {
             Self::Upstream(error) => error.class(),
             Self::Flight(error) => error.class(),
             Self::Store(error) => error.class(),
-            Self::Raced | Self::Announce(_) => FailureClass::Storage,
+            Self::Raced | Self::Announce(_) | Self::StorageStalled(_) => FailureClass::Storage,
             Self::Manifest { problem: InvalidManifest::Schema1, .. } => FailureClass::Unsupported,
             Self::Manifest { .. } | Self::Closure(_) => FailureClass::Integrity,
             Self::NoPlatform(_) => FailureClass::Unknown,
@@ -82,7 +85,7 @@ impl ImportError {
             Self::Obsolete(_) | Self::Fenced(_) => Remedy::Obsolete,
             Self::Raced => Remedy::Wait(Duration::from_millis(200)),
             Self::Announce(_) => Remedy::Wait(Duration::from_secs(5)),
-            Self::Stalled(_) => Remedy::Wait(Duration::from_secs(30)),
+            Self::Stalled(_) | Self::StorageStalled(_) => Remedy::Wait(Duration::from_secs(30)),
             Self::Manifest { .. } | Self::Closure(_) => Remedy::Retry { attempts: FEW_ATTEMPTS },
             Self::NoPlatform(_) => Remedy::DeadLetter,
             Self::Upstream(error) => by_class(error.class(), error.retry_after()),

@@ -71,7 +71,8 @@ async fn hydrate(
     let (store, priority) = (&worker.store, priority(request.lane));
     let flights = &worker.flights;
     let manifests = Manifests { store, flights, client, route, priority };
-    let blobs = Blobs { store, flights, client, route, priority, progress };
+    let patience = worker.patience;
+    let blobs = Blobs { store, flights, client, route, priority, progress, patience };
 
     let standing = Standing::read(store, route, request, misses).await?;
     let root = resolve(&manifests, &request.reference, &standing).await?;

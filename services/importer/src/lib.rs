@@ -26,6 +26,9 @@ use worker::Worker;
 /// Delays between attempts of a job that failed.
 const SCHEDULE: Schedule = Schedule::doubling(Duration::from_secs(2), Duration::from_secs(300));
 
+/// How long a job waits for bytes that do not come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Works on jobs until `shutdown`, then finishes those under way within the drain deadline.
 pub async fn run(
     context: Context,
@@ -41,6 +44,7 @@ pub async fn run(
         upstreams,
         feed: context.feed,
         schedule: SCHEDULE,
+        patience: PATIENCE,
     };
     let pace = lanes::Pace { slots: usize::from(work.jobs), drain };
     let times = sweep::Times { every: work.sweep_every.0, older_than: work.sweep_after.0 };

@@ -36,6 +36,8 @@ pub(crate) struct Worker {
     pub upstreams: Upstreams,
     pub feed: ResourceFeed,
     pub schedule: Schedule,
+    /// How long bytes may stand still before a worker is needed elsewhere; the flight goes on.
+    pub patience: Duration,
 }
 
 impl Worker {

@@ -4,8 +4,12 @@ use super::*;
 use hydrant_bus::BusConfig;
 use hydrant_proto::{Digest, EventKind, Lane, Platform, Tag};
 use hydrant_rules::Resources;
-use hydrant_store::{Frozen, MissRecord, Owner, Steering, TagAct, TagRecord, Wanted, Writer};
-use hydrant_testkit::{FakeUpstream, Fault, Image, ImageBuilder, NatsServer, until};
+use hydrant_store::{
+    Frozen, MissRecord, Owner, S3Settings, Steering, StoreConfig, TagAct, TagRecord, Wanted, Writer,
+};
+use hydrant_testkit::{
+    FakeUpstream, Fault, Flow, Gate, Image, ImageBuilder, NatsServer, Proxy, SeaweedFs, until,
+};
 use hydrant_upstream::SecretSource;
 use std::{
     path::Path,
@@ -40,6 +44,7 @@ impl Lab {
             upstreams: Upstreams::new(SecretSource::default()),
             feed: ResourceFeed::fixed(table),
             schedule: Schedule::doubling(Duration::from_millis(1), Duration::from_millis(2)),
+            patience: SOON,
         };
         Self { upstream, worker, nats, deliveries: AtomicU64::new(0), _spool: spool }
     }
@@ -236,6 +241,60 @@ async fn a_job_whose_handler_panics_for_ever_is_a_dead_letter_and_does_not_come_
     assert_eq!((letter.given_up, letter.attempts), (GivenUp::Job { request: request.clone() }, 5));
     assert!(letter.reason.contains("panicked"), "{}", letter.reason);
     lab.no_misses(&request).await;
+}
+
+/// What the bus was told of the job.
+async fn told(lab: &Lab, request: &HydrationRequested) -> JobState {
+    lab.worker.bus.job_states().get(&request.id()).await.unwrap().expect("it was told")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_freed_of_a_blob_that_stands_still_and_finds_it_later() {
+    let mut lab = Lab::start().await;
+    lab.worker.patience = Duration::from_millis(300);
+    lab.upstream.insert(&image(1), "app", "1");
+    let (gate, request) = (Gate::default(), lab.missed("lab/app:1", Wanted::Whole).await);
+    lab.upstream.inject("*/blobs/*", Fault::hold(500, &gate));
+    assert_eq!(lab.handle(&request).await, Verdict::Later(SOON));
+    let waiting = told(&lab, &request).await;
+    assert_eq!((waiting.class, waiting.attempts), (Some(FailureClass::UpstreamDown), 0));
+    gate.open();
+    lab.worker.patience = SOON;
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    assert_eq!(lab.upstream.gets("*/blobs/*"), 3, "the flights went on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_stands_still_is_not_called_the_upstream() {
+    let (mut lab, s3) = (Lab::start().await, SeaweedFs::start().await);
+    let link = Proxy::start(s3.endpoint().trim_start_matches("http://")).await;
+    let vars = s3.env_through(&format!("http://{}", link.host()));
+    let s3_settings = S3Settings::from_vars(vars);
+    let url = format!("s3://{}/cache", s3.bucket()).parse().unwrap();
+    let config = StoreConfig { url, s3: s3_settings, public_endpoint: None };
+    let store = Store::open(&config).unwrap();
+    let spool = lab._spool.path().join("s3");
+    lab.worker.flights = Flights::new(store.clone(), spool, 1 << 30, None).unwrap();
+    (lab.worker.store, lab.worker.patience) = (store, Duration::from_secs(1));
+    lab.upstream.insert(&image(1), "app", "1");
+    let (gate, request) = (Gate::default(), lab.missed("lab/app:1", Wanted::Whole).await);
+    lab.upstream.inject("*/blobs/*", Fault::hold(500, &gate));
+    let blocked = async {
+        let asked = async || (lab.upstream.gets("*/blobs/*") == 3).then_some(());
+        until("the blobs to be on their way", SOON, asked).await;
+        link.flow(Flow::Hold);
+        gate.open();
+    };
+    let (verdict, ()) = tokio::join!(lab.handle(&request), blocked);
+    assert_eq!(verdict, Verdict::Later(SOON));
+    let waiting = told(&lab, &request).await;
+    assert_eq!((waiting.class, waiting.attempts), (Some(FailureClass::Storage), 0));
+    link.flow(Flow::Pass);
+    lab.worker.patience = SOON;
+    until("the job", SOON, async || {
+        matches!(lab.handle(&request).await, Verdict::Done).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
