@@ -47,6 +47,9 @@ pub enum ImportError {
     /// The same, and it is not the upstream that is waited for.
     #[error("storage: no progress for {0:?}")]
     StorageStalled(Duration),
+    /// An attempt came to no verdict.
+    #[error("the process that worked on it ended, or was cut off, before it said how it went")]
+    Lost,
     /// Everything is durable, but the bus did not confirm the event.
     #[error("announce: {0}")]
     Announce(#[from] BusError),
@@ -72,7 +75,9 @@ impl ImportError {
             Self::Upstream(error) => error.class(),
             Self::Flight(error) => error.class(),
             Self::Store(error) => error.class(),
-            Self::Raced | Self::Announce(_) | Self::StorageStalled(_) => FailureClass::Storage,
+            Self::Raced | Self::Announce(_) | Self::StorageStalled(_) | Self::Lost => {
+                FailureClass::Storage
+            }
             Self::Manifest { problem: InvalidManifest::Schema1, .. } => FailureClass::Unsupported,
             Self::Manifest { .. } | Self::Closure(_) => FailureClass::Integrity,
             Self::NoPlatform(_) => FailureClass::Unknown,
@@ -87,6 +92,7 @@ impl ImportError {
             Self::Announce(_) => Remedy::Wait(Duration::from_secs(5)),
             Self::Stalled(_) | Self::StorageStalled(_) => Remedy::Wait(Duration::from_secs(30)),
             Self::Manifest { .. } | Self::Closure(_) => Remedy::Retry { attempts: FEW_ATTEMPTS },
+            Self::Lost => Remedy::Retry { attempts: ATTEMPTS },
             Self::NoPlatform(_) => Remedy::DeadLetter,
             Self::Upstream(error) => by_class(error.class(), error.retry_after()),
             Self::Flight(FlightError::Stopping) => Remedy::Wait(Duration::ZERO),

@@ -27,6 +27,16 @@ use std::{sync::Arc, time::Duration};
 const NEWS_DELIVERIES: u64 = 3;
 const NEWS_PAUSE: Duration = Duration::from_secs(5);
 
+/// How the last attempt was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Its verdict was told, as far as is known.
+    Told,
+    /// It began and came to no verdict: its process was killed, stopped before it was done, or was
+    /// cut off.
+    Running,
+}
+
 /// What every attempt uses. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Worker {
@@ -48,8 +58,15 @@ impl Worker {
     /// Makes one attempt at `job`.
     pub async fn handle(&self, job: Job) -> Verdict {
         let request = &job.message;
-        let failed = self.failed_attempts(&job).await;
+        let (failed, left) = self.left(&job).await;
         let progress = Progress::new(self.bus.job_states(), request, failed);
+        if left == Left::Running {
+            return self.lost(progress.state(), failed).await;
+        }
+        if job.deliveries > 1 {
+            // Should it end with the process, its next delivery shows that it began.
+            self.tell(progress.state()).await;
+        }
         let outcome = tokio::select! {
             outcome = import(self, request, &progress) => outcome,
             () = progress.tell_regularly() => unreachable!("progress is told for ever"),
@@ -65,17 +82,34 @@ impl Worker {
         }
     }
 
-    /// Attempts that failed so far: none when it is delivered for the first time. When the bus lost them, its delivery count is the guess, of
-    /// which little is believed: most deliveries of a job that waits for a sick upstream fail
-    /// nothing, and no job is given up by a guess.
-    async fn failed_attempts(&self, job: &Job) -> u32 {
+    /// Attempts that failed so far, and how the last one was left: none when it is delivered for the
+    /// first time. When the bus lost them, its delivery count is the guess, of which little is
+    /// believed: most deliveries of a job that waits for a sick upstream fail nothing, and no job
+    /// is given up by a guess.
+    async fn left(&self, job: &Job) -> (u32, Left) {
         if job.deliveries <= 1 {
-            return 0;
+            return (0, Left::Told);
         }
         match self.bus.job_states().get(&job.id()).await {
-            Ok(Some(state)) if !state.phase.is_final() => state.attempts,
-            Ok(Some(_)) => 0,
-            _ => 1,
+            Ok(Some(state)) if state.phase == JobPhase::Running => (state.attempts, Left::Running),
+            Ok(Some(state)) if !state.phase.is_final() => (state.attempts, Left::Told),
+            Ok(Some(_)) => (0, Left::Told),
+            _ => (1, Left::Told),
+        }
+    }
+
+    /// Counts an attempt of which nobody said how it ended. A job that kills its process would
+    /// otherwise be tried for ever; the jitter of the schedule keeps it from taking the same
+    /// neighbours along each time.
+    async fn lost(&self, state: JobState, failed: u32) -> Verdict {
+        let error = ImportError::Lost;
+        let (class, reason) = (Some(error.class()), Some(error.to_string()));
+        let state = JobState { attempts: failed + 1, class, reason, ..state };
+        match error.remedy() {
+            Remedy::Retry { attempts } if state.attempts >= attempts => {
+                self.dead_letter(state).await
+            }
+            _ => self.wait(state, self.schedule.delay(failed)).await,
         }
     }
 

@@ -65,6 +65,8 @@ impl Lab {
         };
         let miss = MissRecord { request: request.clone(), wanted, missed_at: Timestamp::now() };
         self.worker.store.record_miss(&miss).await.unwrap();
+        // It is published anew.
+        self.deliveries.store(0, Ordering::Relaxed);
         request
     }
 
@@ -241,6 +243,56 @@ async fn a_job_whose_handler_panics_for_ever_is_a_dead_letter_and_does_not_come_
     assert_eq!((letter.given_up, letter.attempts), (GivenUp::Job { request: request.clone() }, 5));
     assert!(letter.reason.contains("panicked"), "{}", letter.reason);
     lab.no_misses(&request).await;
+}
+
+impl Lab {
+    /// Handles the job until its verdict, or until it is seen to run: then the handler is dropped,
+    /// which leaves of the job what a killed process leaves.
+    async fn handle_and_die(&self, request: &HydrationRequested) -> Option<Verdict> {
+        let (states, began) = (self.worker.bus.job_states(), Timestamp::now());
+        let runs = until("the job to run", SOON, async || {
+            let state = states.get(&request.id()).await.ok()??;
+            (state.phase == JobPhase::Running && state.updated_at >= began).then_some(())
+        });
+        tokio::select! {
+            verdict = self.handle(request) => Some(verdict),
+            () = runs => None,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_every_process_is_a_dead_letter_in_the_end() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let (gate, request) = (Gate::default(), lab.missed("lab/app:1", Wanted::Whole).await);
+    lab.upstream.inject("*/blobs/*", Fault::hold(0, &gate));
+    let mut deaths = 0;
+    let last = loop {
+        match lab.handle_and_die(&request).await {
+            None => deaths += 1,
+            Some(Verdict::Later(_)) => {}
+            Some(last) => break last,
+        }
+    };
+    assert_eq!((last, deaths), (Verdict::Dead, 12));
+    let letter = lab.letter(&request).await;
+    assert!(letter.attempts == 12 && letter.reason.contains("ended"), "{letter:?}");
+    lab.no_misses(&request).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_process_was_killed_twice_is_done_by_the_next() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let (gate, request) = (Gate::default(), lab.missed("lab/app:1", Wanted::Whole).await);
+    lab.upstream.inject("*/blobs/*", Fault::hold(0, &gate));
+    for _ in 0..2 {
+        assert_eq!(lab.handle_and_die(&request).await, None);
+        assert!(matches!(lab.handle(&request).await, Verdict::Later(_)));
+    }
+    gate.open();
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
 }
 
 /// What the bus was told of the job.
