@@ -94,6 +94,40 @@ async fn two_hundred_clients_of_three_frontends_cost_one_read_of_everything() {
     no_upload_left(&cluster.s3).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_cold_pulls_over_three_frontends_cost_one_read_and_little_memory() {
+    let cluster = Cluster::start().await;
+    let image = ImageBuilder::new(1).layers(&[512 * KIB; 2]).build();
+    cluster.upstream.insert(&image, "app", "1");
+    // All are there before the first byte has been through.
+    let gate = Gate::default();
+    cluster.upstream.inject("*/blobs/*", Fault::hold(1, &gate));
+    let pullers = cluster.pullers(3);
+    let crowd = pullers.iter().cycle().take(1_000);
+    let pulls = join_all(crowd.map(|puller| puller.pull("lab/app", "1")));
+    let all_there = async {
+        until("the crowd", SOON, async || {
+            let mut waiting = 0.0;
+            for frontend in &cluster.frontends {
+                waiting += frontend.metric("http_server_active_requests", &[]).await;
+            }
+            (waiting >= 1_000.0).then_some(())
+        })
+        .await;
+        gate.open();
+    };
+    for pulled in tokio::join!(pulls, all_there).0 {
+        assert_eq!(pulled.expect("every client gets the image").breaks, 0);
+    }
+    hydrated(&cluster.control, "lab/app:1").await;
+    assert_eq!(cluster.upstream.gets("*/manifests/*"), 1);
+    assert_eq!(cluster.reads(), (image.all_blobs().len(), image.blob_bytes()));
+    for frontend in &cluster.frontends {
+        let peak = frontend.peak_memory();
+        assert!(peak < 192 * MIB, "{} MiB for a third of the crowd", peak / MIB);
+    }
+}
+
 /// As a snapshotter asks that mounts a layer before it is here.
 async fn end_of(url: &str, size: u64) -> (String, Vec<u8>) {
     let range = format!("bytes={}-{}", size - KIB, size - 1);

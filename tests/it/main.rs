@@ -7,6 +7,7 @@ mod access;
 mod alone;
 mod audit;
 mod away;
+mod backlog;
 mod breaker;
 mod bus;
 mod client;
