@@ -16,6 +16,7 @@ mod example_config;
 mod flights;
 mod freshness;
 mod frozen;
+mod full;
 mod gone;
 mod herd;
 mod hostile;
