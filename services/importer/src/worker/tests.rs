@@ -163,7 +163,9 @@ async fn a_slow_attempt_does_not_roll_a_tag_back_that_moved_meanwhile() {
     let old = ImageBuilder::new(1).layers(&[400_000]).build();
     lab.upstream.insert(&old, "app", "1");
     let layer = old.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
-    lab.upstream.inject(&format!("*/blobs/{}", layer.digest), Fault::slow(150_000));
+    // Not by its pace: the quick one waits with storing while the slow one's bytes arrive.
+    let gate = Gate::default();
+    lab.upstream.inject(&format!("*/blobs/{}", layer.digest), Fault::hold(1_000, &gate));
     let request = lab.missed("lab/app:1", Wanted::Whole).await;
     let meanwhile = async {
         until("the slow blob to be asked for", SOON, async || {
@@ -171,7 +173,9 @@ async fn a_slow_attempt_does_not_roll_a_tag_back_that_moved_meanwhile() {
         })
         .await;
         lab.upstream.insert(&image(2), "app", "1");
-        lab.handle(&request).await
+        let quick = lab.handle(&request).await;
+        gate.open();
+        quick
     };
     let (slow, quick) = tokio::join!(lab.handle(&request), meanwhile);
     assert_eq!(quick, Verdict::Done);
