@@ -18,7 +18,7 @@ pub const MAX_HOPS: usize = 16;
 const PSEUDONYM: &str = "hydrant-";
 
 /// What tells one hydrant, all processes that share a store, from any other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HydrantId(Ulid);
 
@@ -88,7 +88,7 @@ impl Identity {
 }
 
 /// The hydrants that a request has come through, the first one first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Via(Vec<HydrantId>);
 
 impl Via {

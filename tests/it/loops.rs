@@ -137,6 +137,18 @@ async fn two_hydrants_that_ask_each_other_say_so_and_a_chain_of_them_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn three_hydrants_in_a_circle_find_it_though_all_are_asked_at_once() {
+    let upstream = FakeUpstream::start().await;
+    let door = Proxy::start(&upstream.host()).await;
+    let one = role("up", &config(&door.host())).start().await;
+    let two = role("up", &config(&one.host())).start().await;
+    let three = role("up", &config(&two.host())).start().await;
+    door.lead_to(&three.host());
+    let paths = cold(0..HERD);
+    tokio::join!(is_refused(&one, &paths), is_refused(&two, &paths), is_refused(&three, &paths));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_knows_the_requests_of_another_of_the_same_hydrant() {
     let (nats, store) = (NatsServer::start().await, tempfile::tempdir().unwrap());
     let upstream = FakeUpstream::start().await;

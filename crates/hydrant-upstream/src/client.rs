@@ -94,6 +94,11 @@ impl Client {
         Self { via, ..self.clone() }
     }
 
+    /// The hydrants that are named to the upstream, besides this one.
+    pub fn via(&self) -> &Via {
+        &self.via
+    }
+
     /// The upstream this client asks.
     pub fn upstream(&self) -> &Upstream {
         &self.exchange.upstream

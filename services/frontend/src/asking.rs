@@ -10,7 +10,7 @@ use crate::{
     request::Page,
 };
 use hydrant_flight::{FlightError, Flights, ManifestSource};
-use hydrant_proto::{Digest, Reference, Tag};
+use hydrant_proto::{Digest, Reference, Tag, Via};
 use hydrant_rules::Freshness;
 use hydrant_upstream::{Head, Priority, TagPage, UpstreamError};
 use jiff::Timestamp;
@@ -30,9 +30,11 @@ pub struct Told {
 }
 
 pub struct Asking {
-    heads: Coalesced<Spot<Reference>, Result<Told, Failure>>,
+    /// Short questions are shared only by those who came the same way: in a circle of hydrants
+    /// they find it by going on.
+    heads: Coalesced<(Spot<Reference>, Via), Result<Told, Failure>>,
     manifests: Coalesced<Spot<Reference>, Result<Arc<Held>, Failure>>,
-    blobs: Coalesced<Spot<Digest>, Result<Option<u64>, Failure>>,
+    blobs: Coalesced<(Spot<Digest>, Via), Result<Option<u64>, Failure>>,
     flights: Flights,
     permits: Arc<Semaphore>,
 }
@@ -64,7 +66,7 @@ impl Asking {
         let _permit = self.permit()?;
         let (client, reference) = (place.client.clone(), reference.clone());
         let repository = place.route.upstream_repository.clone();
-        let key = place.spot(&reference);
+        let key = (place.spot(&reference), client.via().clone());
         let work = || async move {
             let priority = Priority::Interactive;
             let at = Timestamp::now();
@@ -104,7 +106,7 @@ impl Asking {
     pub async fn blob(&self, place: &Place, digest: &Digest) -> Result<Option<u64>, Failure> {
         let (client, digest) = (place.client.clone(), digest.clone());
         let repository = place.route.upstream_repository.clone();
-        let key = place.spot(&digest);
+        let key = (place.spot(&digest), client.via().clone());
         let work = || async move {
             let head = client.head_blob(&repository, &digest, Priority::Interactive).await;
             head.map_err(|error| upstream(What::Blob, error))

@@ -2,7 +2,7 @@
 //! its `Via` and refused at once; but where two hydrants ask each other for the same thing at the
 //! same time, each of the requests joins what the other hydrant asked for itself, and neither
 //! comes back. So a request of another hydrant that waits has a question of its own sent along the
-//! way, which joins nothing.
+//! way. That is a HEAD, which joins only those that came the same way (`asking.rs`).
 
 use crate::{
     error::{Failure, What},
