@@ -3,7 +3,9 @@
 
 use crate::worker::Worker;
 use futures::TryStreamExt;
-use hydrant_bus::{BusError, Published, Revision};
+use hydrant_boot::Editor;
+use hydrant_bus::{BusError, Published};
+use hydrant_rules::Table;
 use hydrant_store::{MissRecord, StoreError};
 use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
 use tokio::time::sleep;
@@ -70,11 +72,15 @@ async fn tidy(worker: &Worker) {
     }
 }
 
-/// The upstreams there are, once the shared configuration was seen: until then there may be more.
+/// The upstreams there are, by the shared configuration as it is now and by what is in effect here.
+/// `None` when there is none that can be read, as after the bus was wiped, or where a newer version
+/// wrote it: then there may be more.
 async fn upstreams(worker: &Worker) -> Option<BTreeSet<String>> {
-    let is_seen = worker.feed.reached(Revision(0), Duration::ZERO).await;
-    let table = is_seen.then(|| worker.table())?;
-    Some(table.resources().upstream.iter().map(|upstream| upstream.name.to_string()).collect())
+    let editor = Editor::new(worker.bus.resources(), worker.feed.clone());
+    let (shared, Some(_)) = editor.read().await.ok()? else { return None };
+    let (shared, here) = (Table::compile(shared).ok()?, worker.table());
+    let all = shared.resources().upstream.iter().chain(&here.resources().upstream);
+    Some(all.map(|upstream| upstream.name.to_string()).collect())
 }
 
 /// Publishes the job of every miss that is old enough; returns how many were queued by it. Misses of
