@@ -242,6 +242,13 @@ impl Flight {
         self.0.missed.notified().await;
     }
 
+    /// A reader wants the byte at `at`.
+    pub(crate) fn wants(&self, now: &Progress, at: u64) {
+        if now.missing.contains(&at) {
+            self.0.missed.notify_one();
+        }
+    }
+
     /// What is missing still; `None` when nothing is, and the rest was found right. The last byte is
     /// withheld until then.
     pub(crate) fn refilled(&self, missing: Option<Range<u64>>) {
@@ -405,9 +412,7 @@ impl Reading {
                 if end.is_some_and(|end| at >= end) || (now.whole && at >= now.spooled) {
                     return Ok(None);
                 }
-                if now.missing.contains(&at) {
-                    self.flight.0.missed.notify_one();
-                }
+                self.flight.wants(&now, at);
                 match &now.stage {
                     Stage::Failed(error) => return Err(error.clone()),
                     // It is in storage, and comes from there only: see `Flight::opened`.
@@ -433,7 +438,7 @@ impl Progress {
     }
 
     /// The same for who has the bytes before `at`.
-    fn readable_at(&self, at: u64) -> u64 {
+    pub(crate) fn readable_at(&self, at: u64) -> u64 {
         if at < self.missing.end {
             return self.missing.start;
         }

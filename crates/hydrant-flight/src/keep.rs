@@ -8,7 +8,7 @@ use crate::{
     turn::Turns,
 };
 use hydrant_proto::Digest;
-use hydrant_store::{PART_BYTES, Retry, Sealed, SpooledWrite, Store};
+use hydrant_store::{PART_BYTES, Sealed, SpooledWrite, Store};
 use std::collections::BTreeSet;
 use tokio::sync::Semaphore;
 
@@ -46,7 +46,7 @@ impl Keeper {
         let (sealed, linked) = match ready.await {
             Ok(ready) => ready,
             Err(error) => {
-                write.give_up(retry(&error)).await;
+                give_up(write, &error).await;
                 return Err(error);
             }
         };
@@ -143,15 +143,15 @@ impl Keeper {
     }
 }
 
-/// When what was stored so far may be of use.
-fn retry(error: &FlightError) -> Retry {
+/// What was stored so far is left where it may be of use.
+async fn give_up(write: SpooledWrite, error: &FlightError) {
     match error {
-        FlightError::Integrity(_) => Retry::Never,
-        FlightError::Store(error) => error.retry(),
+        FlightError::Integrity(_) => write.abort().await,
+        FlightError::Store(error) => write.failed(error).await,
         FlightError::Upstream(_)
         | FlightError::NoSpool(_)
         | FlightError::Foreign
         | FlightError::Elsewhere { .. }
-        | FlightError::Stopping => Retry::Later,
+        | FlightError::Stopping => write.give_up().await,
     }
 }

@@ -22,8 +22,9 @@ const EVERY: Duration = Duration::from_secs(10 * 60);
 pub(crate) struct Leftovers {
     dir: PathBuf,
     spool: Arc<Spool>,
-    /// What was seen at the last look, the oldest first, with its part of the budget.
-    known: Mutex<VecDeque<(Digest, Reserved)>>,
+    /// What was seen at the last look, the oldest first, and what was left since, with its part of
+    /// the budget.
+    known: Mutex<VecDeque<(Digest, Arc<Reserved>)>>,
 }
 
 impl Leftovers {
@@ -47,14 +48,21 @@ impl Leftovers {
         });
     }
 
+    /// A flight failed that has a file, which is not to be seen before its last reader is gone. Its
+    /// room stays taken.
+    pub fn leave(&self, digest: &Digest, room: Arc<Reserved>) {
+        self.known().push_back((digest.clone(), room));
+    }
+
     /// Finds out what is left, removes what is old or has no room, and counts the rest.
     pub fn look(&self) {
         let mut known = self.known();
-        known.clear();
+        // What has readers still is theirs.
+        known.retain(|(_, room)| Arc::strong_count(room) > 1);
         for left in self.seen(LeftSpool::all(&self.dir)).unwrap_or_default().into_iter().rev() {
             let digest = left.digest().clone();
             match Reserved::new(self.spool.clone(), left.bytes()) {
-                Ok(reserved) if left.age() < KEPT_FOR => known.push_front((digest, reserved)),
+                Ok(room) if left.age() < KEPT_FOR => known.push_front((digest, Arc::new(room))),
                 Ok(_) | Err(_) => {
                     tracing::info!(%digest, size_bytes = left.bytes(), "spool of a dead process removed");
                     self.seen(left.remove());
@@ -65,13 +73,14 @@ impl Leftovers {
 
     /// What is left of a blob, for who goes on with it.
     pub fn take(&self, digest: &Digest) -> Option<LeftSpool> {
+        let left = self.seen(LeftSpool::find(&self.dir, digest)).flatten()?;
         self.known().retain(|(known, _)| known != digest);
-        self.seen(LeftSpool::find(&self.dir, digest)).flatten()
+        Some(left)
     }
 
     /// Gives room to a flight that needs it; false when there is nothing to let go.
     pub fn let_oldest_go(&self) -> bool {
-        let Some((digest, _reserved)) = self.known().pop_front() else { return false };
+        let Some((digest, _room)) = self.known().pop_front() else { return false };
         let left = self.seen(LeftSpool::find(&self.dir, &digest)).flatten();
         left.map(|left| self.seen(left.remove()));
         true
@@ -94,7 +103,7 @@ impl Leftovers {
         looked.inspect_err(failed).ok()
     }
 
-    fn known(&self) -> MutexGuard<'_, VecDeque<(Digest, Reserved)>> {
+    fn known(&self) -> MutexGuard<'_, VecDeque<(Digest, Arc<Reserved>)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -189,19 +189,28 @@ impl Load {
         Ok(())
     }
 
-    /// Ends it: what failed for a reason that may pass is left to the next flight.
+    /// Ends it: what failed for a reason that may pass is left to the next flight. Not where the disk
+    /// failed, which may be full: then nothing is left of anything, so that others can go on.
     pub fn end(self, flown: &Result<(), FlightError>) {
         let Some(open) = self.open else { return };
+        let (digest, leftovers) = (self.flight.digest(), &self.room.leftovers);
         match flown {
             Ok(()) | Err(FlightError::Integrity(_)) => {
                 open.file.forget();
                 if open.size >= LASTING_FROM {
-                    self.room.leftovers.drop_all_of(self.flight.digest());
+                    leftovers.drop_all_of(digest);
                 }
             }
+            Err(FlightError::NoSpool(_)) => {
+                open.file.forget();
+                while leftovers.let_oldest_go() {}
+            }
             Err(_) => {
+                if let Some(room) = open.file.lasting_room() {
+                    leftovers.leave(digest, room);
+                }
                 drop(open);
-                self.room.leftovers.look();
+                leftovers.look();
             }
         }
     }
@@ -284,5 +293,65 @@ impl From<End> for Taken {
             End::Clean => Self::Ended,
             End::Broken(error) => Self::Broken(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{aside::Aside, recent::Budget};
+    use hydrant_proto::Digest;
+    use hydrant_upstream::Priority;
+    use std::{fs, path::Path};
+
+    const BUDGET: u64 = 3 * LASTING_FROM;
+
+    fn room(dir: &Path) -> Room {
+        let lasting = dir.join("lasting");
+        let spool = Spool::new(dir.into(), lasting.clone(), BUDGET).unwrap();
+        let leftovers = Leftovers::new(lasting, &spool).unwrap();
+        Room { spool, kept: Kept::new(0), leftovers }
+    }
+
+    /// A flight that has some of its blob.
+    async fn begun(room: &Room, blob: &[u8]) -> (Flight, Load) {
+        let (size, urgency) = (Some(LASTING_FROM), Priority::Interactive.into());
+        let (budget, aside) = (Budget::default(), Aside::new());
+        let flight = Flight::new(Digest::of(blob), size, urgency, &budget, &aside);
+        let mut load = Load::new(&flight, room);
+        load.open(LASTING_FROM).unwrap();
+        load.append(Bytes::from_static(&[7; 1000])).await.unwrap();
+        (flight, load)
+    }
+
+    fn files(dir: &Path) -> usize {
+        fs::read_dir(dir.join("lasting")).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_flight_leaves_takes_room_from_its_end_on_until_others_need_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = room(dir.path());
+        for blob in [b"first", b"other"] {
+            let (flight, load) = begun(&room, blob).await;
+            load.end(&Err(FlightError::Stopping));
+            drop(flight);
+        }
+        assert_eq!(files(dir.path()), 2);
+        assert!(room.spool.used() >= 2 * 1000, "{} bytes", room.spool.used());
+        drop(room.make(BUDGET).unwrap());
+        assert_eq!((files(dir.path()), room.spool.used()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_on_a_disk_that_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = room(dir.path());
+        let (flight, load) = begun(&room, b"first").await;
+        load.end(&Err(FlightError::Stopping));
+        drop(flight);
+        let (_flight, load) = begun(&room, b"other").await;
+        load.end(&Err(FlightError::NoSpool("the disk is full".to_owned())));
+        assert_eq!(files(dir.path()), 0);
     }
 }

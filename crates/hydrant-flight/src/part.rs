@@ -37,7 +37,7 @@ impl Flight {
         // The whole goes out as verified as any.
         let size = self.progress().size.filter(|size| *part != (0..*size))?;
         let mut arriving = pin!(self.arrives(part.start));
-        let soon = self.progress().readable() + FAR >= part.start;
+        let soon = self.progress().readable_at(part.start) + FAR >= part.start;
         if soon && timeout(PATIENCE, &mut arriving).await.is_ok() {
             return None;
         }
@@ -63,7 +63,8 @@ impl Flight {
     async fn arrives(&self, at: u64) {
         let mut progress = self.0.progress.subscribe();
         let is_there = |now: &Progress| {
-            now.readable() > at || matches!(now.stage, Stage::Stored | Stage::Failed(_))
+            self.wants(now, at);
+            now.readable_at(at) > at || matches!(now.stage, Stage::Stored | Stage::Failed(_))
         };
         // An error means that the flight is over.
         let _ = progress.wait_for(is_there).await;

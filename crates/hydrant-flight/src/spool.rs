@@ -209,6 +209,11 @@ impl SpoolFile {
         Ok(Some(at))
     }
 
+    /// Its room, if it stays when this is gone.
+    pub fn lasting_room(&self) -> Option<Arc<Reserved>> {
+        self.reader.file.has_name().then(|| self.reader.reserved.clone())
+    }
+
     /// Takes its name away, if it has one.
     pub fn forget(&self) {
         self.reader.file.forget();

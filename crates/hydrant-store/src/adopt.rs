@@ -8,7 +8,7 @@
 use crate::{
     Backend, Store,
     directory::{Directory, Naming},
-    error::{Retry, StoreError, classify},
+    error::{StoreError, classify},
     key::Key,
     left_upload::Standing,
     object::timed,
@@ -143,11 +143,19 @@ impl SpooledWrite {
         self.finish(sealed.size).await.inspect(|_| file.forget())
     }
 
-    /// Gives the blob up and waits until nothing of it is left, unless somebody is to go on with it
-    /// when that may succeed.
-    pub async fn give_up(self, retry: Retry) {
+    /// Gives the blob up for a reason that is not storage's, and waits until nothing of it is left,
+    /// unless somebody is to go on with it.
+    pub async fn give_up(self) {
         if let Way::Parts { upload: Some(upload), .. } = self.way {
-            upload.give_up(retry).await;
+            upload.give_up().await;
+        }
+    }
+
+    /// Gives the blob up because storage failed, and waits until nothing of it is left, unless
+    /// another process began it and the next one can go on with it.
+    pub async fn failed(self, error: &StoreError) {
+        if let Way::Parts { upload: Some(upload), .. } = self.way {
+            upload.failed(error).await;
         }
     }
 

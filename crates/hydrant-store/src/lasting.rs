@@ -125,8 +125,12 @@ impl LeftSpool {
     /// Goes on with it.
     pub fn take_up(self) -> Result<Spooled> {
         let bytes = self.bytes();
-        self.file.set_len(bytes)?;
-        self.file.set_modified(SystemTime::now())?;
+        if let Err(error) = self.file.set_len(bytes) {
+            // The next one would fare no better.
+            return remove(&self.path).and(Err(error));
+        }
+        // Only who owns it may; then it counts as older than it is.
+        let _ = self.file.set_modified(SystemTime::now());
         Ok(Spooled::of_file(self.file, &self.digest, self.path, bytes))
     }
 

@@ -234,6 +234,11 @@ impl SpooledReader {
         Some(Refill { file: file.clone(), before: before.clone(), hasher, written: 0 })
     }
 
+    /// Whether it has a name, so that it outlives its last reader.
+    pub fn has_name(&self) -> bool {
+        self.name.is_some()
+    }
+
     /// Takes its name away, if it has one: nothing is left of it when its last reader is gone.
     pub fn forget(&self) {
         let Some(name) = &self.name else { return };

@@ -42,6 +42,8 @@ pub(crate) struct Upload {
     stored: BTreeMap<usize, PartId>,
     /// Another process can go on with it, so it stays open when this one cannot.
     lasts: bool,
+    /// It was begun by another process.
+    is_resumed: bool,
     slots: Arc<Semaphore>,
     background: TaskTracker,
 }
@@ -61,7 +63,7 @@ impl Upload {
         let mut upload = Self::new(store, path, multipart);
         upload.stored = left.parts().enumerate().collect();
         upload.begun = upload.stored.len();
-        upload.lasts = true;
+        (upload.lasts, upload.is_resumed) = (true, true);
         upload
     }
 
@@ -73,6 +75,7 @@ impl Upload {
             begun: 0,
             stored: BTreeMap::new(),
             lasts: false,
+            is_resumed: false,
             slots: Arc::clone(&store.parts),
             background: store.background.clone(),
         }
@@ -169,17 +172,29 @@ impl Upload {
             }
             Err(error) => {
                 let error = classify(&self.path, error).in_doubt();
-                self.give_up(error.retry()).await;
+                self.failed(&error).await;
                 Err(error)
             }
         }
     }
 
-    /// Gives the upload up, unless somebody is to go on with it when that may succeed.
-    pub(crate) async fn give_up(self, retry: Retry) {
-        match retry {
-            Retry::Observe | Retry::Later if self.lasts => {}
-            Retry::Observe | Retry::Later | Retry::Never => self.abort().await,
+    /// Gives the upload up because storage failed. Who began it has all of it in its spool, and
+    /// begins anew: what is stored would only take room, with each try more. Who went on with it
+    /// leaves it to the next one who does, if that may succeed.
+    pub(crate) async fn failed(self, error: &StoreError) {
+        let may_succeed = match error {
+            StoreError::Full { .. } => false,
+            error => error.retry() != Retry::Never,
+        };
+        if !(self.is_resumed && may_succeed) {
+            self.abort().await;
+        }
+    }
+
+    /// Gives the upload up for a reason that is not its own, unless somebody is to go on with it.
+    pub(crate) async fn give_up(self) {
+        if !self.lasts {
+            self.abort().await;
         }
     }
 

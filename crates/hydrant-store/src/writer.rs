@@ -165,7 +165,7 @@ pub(crate) async fn complete(
         upload.parts_stored().await
     };
     if let Err(error) = sent.await {
-        upload.give_up(error.retry()).await;
+        upload.failed(&error).await;
         return Err(error);
     }
     let completed = upload.complete().await;

@@ -2,12 +2,15 @@
 //! one that has nothing of it, and never believed.
 
 use crate::{LIMIT, Lab, Member, collect, lab::MIB, lab::grant};
+use bytes::Bytes;
+use futures::TryStreamExt;
 use hydrant_flight::{Flight, FlightError, Source};
 use hydrant_proto::{Algorithm, Digest, PartsRecord, codec, subject::StateKey};
 use hydrant_store::{PART_BYTES, S3Settings, Spooled, Standing, Store, StoreConfig};
-use hydrant_testkit::{Content, Fault, SeaweedFs, until};
+use hydrant_testkit::{Content, Fault, Gate, S3Front, SeaweedFs, Spoiling, Spoilt, until};
 use hydrant_upstream::Priority;
 use std::{mem, time::Duration};
+use tokio::time::timeout;
 
 const LAYER: u64 = 40 * MIB;
 const PART: u64 = PART_BYTES as u64;
@@ -17,11 +20,16 @@ const PARTS: u64 = 3;
 const COST: u64 = 16 * MIB;
 
 async fn lab() -> (Lab, SeaweedFs) {
-    let (mut lab, s3) = (Lab::start(LAYER).await, SeaweedFs::start().await);
+    let s3 = SeaweedFs::start().await;
+    (lab_on(&s3, &s3.endpoint()).await, s3)
+}
+
+async fn lab_on(s3: &SeaweedFs, endpoint: &str) -> Lab {
+    let mut lab = Lab::start(LAYER).await;
     let url = format!("s3://{}/cache", s3.bucket()).parse().unwrap();
-    let settings = S3Settings::from_vars(s3.env());
+    let settings = S3Settings::from_vars(s3.env_through(endpoint));
     lab.store = Store::open(&StoreConfig { url, s3: settings, public_endpoint: None }).unwrap();
-    (lab, s3)
+    lab
 }
 
 /// As an importer does it.
@@ -60,7 +68,7 @@ async fn tell(member: &Member, record: &PartsRecord) {
 
 async fn is_stored_right(lab: &Lab) {
     let found = lab.store.read_blob(&lab.layer.digest, None).await.unwrap().expect("it is stored");
-    let bytes = futures::TryStreamExt::try_collect::<Vec<_>>(found.stream).await.unwrap().concat();
+    let bytes = found.stream.try_collect::<Vec<_>>().await.unwrap().concat();
     assert_eq!(Digest::of(&bytes), lab.layer.digest);
 }
 
@@ -99,6 +107,44 @@ async fn a_client_who_comes_gets_all_of_it_and_costs_only_what_is_missing() {
     assert_eq!(flight.stored().await.unwrap(), LAYER);
     assert_eq!(lab.read_bytes(), LAYER, "each byte came once, after the parts that were there");
     is_stored_right(&lab).await;
+}
+
+/// As who mounts a layer, or pulls it in several ranges.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_who_wants_a_part_of_it_need_not_wait_for_the_rest() {
+    let (lab, _s3) = lab().await;
+    let leader = lab.member().await;
+    tell(&leader, &left(&lab, &lab.layer.content).await).await;
+    let gate = Gate::default();
+    lab.upstream.inject("*/blobs/*", Fault::hold(2 * MIB, &gate).times(1));
+    let flight = import(&lab, &leader).await;
+    let stored = PARTS * PART;
+    for part in [MIB..9 * MIB, stored - 5 * MIB..stored + MIB, stored + 7..stored + MIB] {
+        let bytes = flight.part(part.clone()).try_collect::<Vec<Bytes>>();
+        let bytes = timeout(LIMIT, bytes).await.expect("a part comes").unwrap().concat();
+        let content: Vec<u8> = lab.layer.content.chunks(part.clone()).flatten().collect();
+        assert!(bytes == content, "{part:?}");
+    }
+    gate.open();
+    assert_eq!(flight.stored().await.unwrap(), LAYER);
+    is_stored_right(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_fails_again_and_again_is_not_filled_with_parts() {
+    let s3 = SeaweedFs::start().await;
+    let front = S3Front::start(&s3).await;
+    let lab = lab_on(&s3, &front.endpoint()).await;
+    let member = lab.member().await;
+    let last = Spoiling::of("PUT", "*/blobs/*", Spoilt::Refused(404, "NoSuchUpload"));
+    let failing = front.spoil(last.query("partNumber=5"));
+    let flight = import(&lab, &member).await;
+    until("some tries", LIMIT, async || (failing.fired() >= 3).then_some(())).await;
+    let open = s3.open_uploads().await;
+    assert!(open.len() <= 1, "{open:?}");
+    failing.end();
+    assert_eq!(flight.stored().await.unwrap(), LAYER);
+    assert!(s3.open_uploads().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
