@@ -10,23 +10,17 @@ use crate::{
 use hydrant_proto::Digest;
 use hydrant_store::{PART_BYTES, Sealed, SpooledWrite, Store};
 use std::collections::BTreeSet;
-use tokio::sync::Semaphore;
-
-/// Parts read from spools at once, over all flights: with what the store holds while it sends, the
-/// memory that storing takes.
-const PARTS: usize = 1;
 
 /// Brings flights into storage.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     store: Store,
-    parts: Semaphore,
     pub calm: Calm,
 }
 
 impl Keeper {
     pub fn new(store: Store) -> Self {
-        Self { store, parts: Semaphore::new(PARTS), calm: Calm::default() }
+        Self { store, calm: Calm::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -82,8 +76,8 @@ impl Keeper {
         }
     }
 
-    /// Part by part, as far as there are whole ones, until the digest is confirmed. Memory is taken
-    /// when a part is all there, not while the upstream sends it.
+    /// Part by part, as far as there are whole ones, until the digest is confirmed. The store takes
+    /// memory when a part is all there, not while the upstream sends it.
     async fn copy<'a>(
         &self,
         flight: &'a Flight,
@@ -101,9 +95,7 @@ impl Keeper {
             if part.is_none_or(|part| part.end - part.start < PART_BYTES as u64) {
                 break;
             }
-            let permit = self.parts.acquire().await.expect("the keeper is never closed");
             write.send().await?;
-            drop(permit);
         }
         flight.sealed().await
     }

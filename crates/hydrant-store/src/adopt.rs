@@ -12,6 +12,7 @@ use crate::{
     key::Key,
     left_upload::Standing,
     object::timed,
+    parts::Buffers,
     quarantine::Scrubbed,
     spooled::{Held, Sealed, SpooledReader},
     upload::{PART_BYTES, Upload},
@@ -30,6 +31,7 @@ pub struct SpooledWrite {
     store: Store,
     digest: Digest,
     file: SpooledReader,
+    buffers: Arc<Buffers>,
     way: Way,
     /// Repositories it becomes readable in.
     links: Vec<RepositoryName>,
@@ -58,8 +60,8 @@ impl Store {
             }
             (Backend::Directory(_) | Backend::S3(_) | Backend::Memory, ..) => Way::PARTS,
         };
-        let (digest, file) = (digest.clone(), file.clone());
-        SpooledWrite { store: self.clone(), digest, file, way, links: Vec::new() }
+        let (digest, file, buffers) = (digest.clone(), file.clone(), self.parts.buffers());
+        SpooledWrite { store: self.clone(), digest, file, buffers, way, links: Vec::new() }
     }
 }
 
@@ -82,12 +84,13 @@ impl SpooledWrite {
         let path = self.path();
         let Way::Parts { upload, at } = &mut self.way else { return Ok(()) };
         let end = *at + PART_BYTES as u64;
-        let part = self.file.read(*at..end).await.map_err(|error| unread(&path, error))?;
         let upload = match upload {
             Some(upload) => upload,
-            None => upload.insert(Upload::begin(&self.store, path).await?),
+            None => upload.insert(Upload::begin(&self.store, path.clone()).await?),
         };
-        upload.put(part).await?;
+        upload.room().await?;
+        let part = self.store.parts.read(&self.buffers, &self.file, *at..end).await;
+        upload.put(part.map_err(|error| unread(&path, error))?).await?;
         *at = end;
         Ok(())
     }
@@ -177,7 +180,8 @@ impl SpooledWrite {
         let (path, links) = (self.path(), self.link_objects());
         let goes_on = self.file.before.is_some();
         let Way::Parts { upload, at } = self.way else { return Ok(size) };
-        let rest = self.file.read(at..size).await.map_err(|error| unread(&path, error))?;
+        let rest = self.store.parts.read(&self.buffers, &self.file, at..size).await;
+        let rest = rest.map_err(|error| unread(&path, error))?;
         match upload {
             Some(upload) => {
                 complete(&self.store, &path, upload, rest, size).await?;
@@ -236,4 +240,48 @@ async fn name(
 /// The spool file itself cannot be read.
 fn unread(path: &Path, error: io::Error) -> StoreError {
     StoreError::Unavailable { key: path.to_string(), cause: Arc::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{faulty::Fault, spooled::Spooled};
+    use hydrant_proto::Algorithm;
+
+    fn spooled(parts: usize) -> (Spooled, Digest) {
+        let bytes = vec![7; parts * PART_BYTES + 5];
+        let mut spooled = Spooled::create(&std::env::temp_dir(), Algorithm::Sha256).unwrap();
+        spooled.append(&bytes).unwrap();
+        (spooled, Digest::of(&bytes))
+    }
+
+    async fn has_all_its_room_again(store: Store) {
+        store.settled().await;
+        let (room, all) = store.parts.room();
+        assert_eq!(room, all);
+    }
+
+    #[tokio::test]
+    async fn uploads_that_are_given_up_return_their_buffers() {
+        let store = Store::in_memory();
+        let (spooled, digest) = spooled(2);
+        let mut aborted = store.begin_spooled(&digest, &spooled.reader());
+        aborted.send().await.unwrap();
+        aborted.abort().await;
+        let mut dropped = store.begin_spooled(&digest, &spooled.reader());
+        dropped.send().await.unwrap();
+        drop(dropped);
+        has_all_its_room_again(store).await;
+    }
+
+    #[tokio::test]
+    async fn uploads_that_fail_return_their_buffers() {
+        let (store, fired) = Store::faulty(Fault::LosesParts);
+        let (spooled, digest) = spooled(4);
+        let write = store.begin_spooled(&digest, &spooled.reader());
+        let sealed = spooled.seal(&digest).unwrap();
+        assert!(write.commit(&sealed).await.is_err());
+        assert!(fired.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        has_all_its_room_again(store).await;
+    }
 }

@@ -4,8 +4,8 @@ use crate::{Backend, Store};
 use futures::{future::BoxFuture, stream::BoxStream};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory,
-    path::Path,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    memory::InMemory, path::Path,
 };
 use std::{
     fmt,
@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Fails,
     /// Does not know conditional writes.
     NotImplemented,
+    /// Takes no part of an upload.
+    LosesParts,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl Faulty {
         match self.fault {
             Fault::IgnoresCreate if is_create => options.mode = PutMode::Overwrite,
             Fault::IgnoresUpdate if !is_create => options.mode = PutMode::Overwrite,
-            Fault::IgnoresCreate | Fault::IgnoresUpdate => {}
+            Fault::IgnoresCreate | Fault::IgnoresUpdate | Fault::LosesParts => {}
             Fault::NotAtomic => {
                 let there = self.inner.get_opts(path, GetOptions::default()).await;
                 let there = there.ok().and_then(|found| found.meta.e_tag);
@@ -96,6 +98,41 @@ impl fmt::Display for Faulty {
     }
 }
 
+/// An upload whose parts are taken and then not stored.
+#[derive(Debug)]
+struct Losing {
+    inner: Box<dyn MultipartUpload>,
+    fired: Arc<AtomicUsize>,
+}
+
+impl MultipartUpload for Losing {
+    fn put_part(&mut self, part: PutPayload) -> UploadPart {
+        let fired = self.fired.clone();
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            fired.fetch_add(1, Ordering::Relaxed);
+            drop(part);
+            Err(broken())
+        })
+    }
+
+    fn complete<'a, 'b>(&'a mut self) -> BoxFuture<'b, Result<PutResult>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        self.inner.complete()
+    }
+
+    fn abort<'a, 'b>(&'a mut self) -> BoxFuture<'b, Result<()>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        self.inner.abort()
+    }
+}
+
 /// Written as the macro of the trait expands, which is not a dependency of this crate.
 impl ObjectStore for Faulty {
     fn put_opts<'a, 'b, 'c>(
@@ -122,7 +159,12 @@ impl ObjectStore for Faulty {
         'b: 'c,
         Self: 'c,
     {
-        self.inner.put_multipart_opts(path, options)
+        let opened = self.inner.put_multipart_opts(path, options);
+        let (loses, fired) = (self.fault == Fault::LosesParts, self.fired.clone());
+        Box::pin(async move {
+            let inner = opened.await?;
+            Ok(if loses { Box::new(Losing { inner, fired }) as _ } else { inner })
+        })
     }
 
     fn get_opts<'a, 'b, 'c>(

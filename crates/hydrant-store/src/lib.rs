@@ -31,6 +31,7 @@ mod miss;
 mod object;
 mod open;
 mod origin;
+mod parts;
 mod probe;
 mod quarantine;
 mod read;
@@ -73,13 +74,13 @@ pub use writer::BlobWriter;
 use directory::Directory;
 use hydrant_proto::Digest;
 use object_store::{ObjectStore, path::Path};
+use parts::Parts;
 use s3::S3;
 use sound::Sound;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
 };
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// The store. Clones share connections, upload slots and clean-up.
@@ -89,8 +90,8 @@ pub struct Store {
     /// What every key begins with; empty for a directory.
     prefix: Path,
     backend: Backend,
-    /// One permit per part of a blob being sent, over all blobs of this process.
-    parts: Arc<Semaphore>,
+    /// Parts of blobs being sent, over all blobs of this process.
+    parts: Parts,
     /// Aborts of dropped uploads and re-reads of suspect content.
     background: TaskTracker,
     /// Content that is being read again, or is to be, because a reader found it damaged or saw
@@ -120,7 +121,7 @@ impl Store {
     }
 
     fn new(objects: Arc<dyn ObjectStore>, prefix: Path, backend: Backend) -> Self {
-        let parts = Arc::new(Semaphore::new(upload::PARTS_IN_FLIGHT));
+        let parts = Parts::new();
         let (suspects, sound) = (Arc::default(), Arc::new(Sound::new()));
         Self { objects, prefix, backend, parts, background: TaskTracker::new(), suspects, sound }
     }

@@ -6,7 +6,7 @@
 //! a sealed file is what was hashed. How it is stored is in `adopt.rs`. For a tiny blob memory does as a
 //! file.
 
-use crate::{lasting, left_upload::LeftUpload, upload::PART_BYTES};
+use crate::{lasting, left_upload::LeftUpload, parts::Buffer, upload::PART_BYTES};
 use bytes::{Bytes, BytesMut};
 use hydrant_proto::{Algorithm, Digest, Hasher};
 use rustix::{buffer::spare_capacity, io};
@@ -239,6 +239,21 @@ impl SpooledReader {
         self.name.is_some()
     }
 
+    /// The same, into memory that is at hand.
+    pub(crate) async fn read_into(&self, range: Range<u64>, mut buffer: Buffer) -> Result<Buffer> {
+        match &self.held {
+            Held::File(file) => {
+                let file = file.clone();
+                let read = move || read_onto(&file, range, buffer.bytes()).map(|()| buffer);
+                spawn_blocking(read).await.expect("reading does not panic")
+            }
+            Held::Memory(_) => {
+                buffer.bytes().extend_from_slice(&self.read(range).await?);
+                Ok(buffer)
+            }
+        }
+    }
+
     /// Takes its name away, if it has one: nothing is left of it when its last reader is gone.
     pub fn forget(&self) {
         let Some(name) = &self.name else { return };
@@ -289,18 +304,24 @@ fn locked(borders: &Borders) -> MutexGuard<'_, BTreeMap<u64, Hasher>> {
     borders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Into memory that is not cleared first: at these sizes that costs as much as the reading.
 fn read_exact(file: &File, range: Range<u64>) -> Result<Bytes> {
+    let mut bytes = Vec::new();
+    read_onto(file, range, &mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// Into memory that is not cleared first: at these sizes that costs as much as the reading.
+fn read_onto(file: &File, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
     let length = usize::try_from(range.end - range.start).map_err(Error::other)?;
-    let mut bytes = Vec::with_capacity(length);
+    bytes.reserve_exact(length);
     while bytes.len() < length {
         let at = range.start + bytes.len() as u64;
-        match io::retry_on_intr(|| io::pread(file, spare_capacity(&mut bytes), at))? {
+        match io::retry_on_intr(|| io::pread(file, spare_capacity(bytes), at))? {
             0 => return Err(ErrorKind::UnexpectedEof.into()),
             _ => bytes.truncate(length),
         }
     }
-    Ok(bytes.into())
+    Ok(())
 }
 
 #[cfg(test)]

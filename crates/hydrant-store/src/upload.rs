@@ -16,18 +16,13 @@ use object_store::{
     path::Path,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::{
-    sync::{Semaphore, oneshot},
-    task::JoinSet,
-};
+use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::task::TaskTracker;
 
 /// Size of a part in bytes, except the last. S3 takes 5 MiB to 5 GiB and 10,000 parts.
 pub const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one upload under way at once.
 const PARTS_OF_ONE: usize = 3;
-/// Parts of all uploads of a process under way at once: bounds what uploads hold in memory.
-pub(crate) const PARTS_IN_FLIGHT: usize = 6;
 /// Most parts of one upload (S3).
 const MAX_PARTS: usize = 10_000;
 /// Longest wait for parts under way before an abort: a part that lands after it would stay.
@@ -44,7 +39,6 @@ pub(crate) struct Upload {
     lasts: bool,
     /// It was begun by another process.
     is_resumed: bool,
-    slots: Arc<Semaphore>,
     background: TaskTracker,
 }
 
@@ -76,7 +70,6 @@ impl Upload {
             stored: BTreeMap::new(),
             lasts: false,
             is_resumed: false,
-            slots: Arc::clone(&store.parts),
             background: store.background.clone(),
         }
     }
@@ -101,19 +94,20 @@ impl Upload {
             let reason = format!("`{}` is longer than {MAX_PARTS} parts", self.path);
             return Err(StoreError::Refused { reason });
         }
-        while self.parts.len() >= PARTS_OF_ONE {
-            self.next_done().await?;
-        }
-        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
+        self.room().await?;
         let multipart = self.multipart.as_mut().expect("open until completed or aborted");
         let number = self.begun;
         let sent = multipart.put(&self.path, number, part);
         self.begun += 1;
-        self.parts.spawn(async move {
-            let sent = timed(StoreOperation::Upload, sent).await;
-            drop(slot);
-            (number, sent)
-        });
+        self.parts.spawn(async move { (number, timed(StoreOperation::Upload, sent).await) });
+        Ok(())
+    }
+
+    /// Waits while too many parts are under way; before the next takes memory.
+    pub(crate) async fn room(&mut self) -> Result<(), StoreError> {
+        while self.parts.len() >= PARTS_OF_ONE {
+            self.next_done().await?;
+        }
         Ok(())
     }
 

@@ -136,7 +136,8 @@ impl BlobWriter {
                 self.upload.insert(Upload::begin(&self.store, path).await?)
             }
         };
-        upload.put(part).await
+        upload.room().await?;
+        upload.put(self.store.parts.count(part).await).await
     }
 
     fn verify(&self) -> Result<(), StoreError> {
