@@ -26,6 +26,15 @@ pub enum Place {
     S3(Arc<SeaweedFs>),
 }
 
+/// Whether what is sent to S3 is hashed for the signature of its request. hydrant does that unless
+/// the connection is TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bodies {
+    Signed,
+    /// As over TLS.
+    Unsigned,
+}
+
 /// Which nats-server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusKind {
@@ -50,6 +59,8 @@ pub enum Layout {
 pub struct Shape<'a> {
     pub layout: Layout,
     pub place: Place,
+    /// Of requests to S3.
+    pub bodies: Bodies,
     /// URLs of the upstreams: the first is behind `load/*`, the second behind `other/*`.
     pub upstreams: Vec<String>,
     /// Told of every image that is hydrated.
@@ -68,6 +79,7 @@ impl Shape<'_> {
         Self {
             layout: Layout::One,
             place: Place::Directory,
+            bodies: Bodies::Signed,
             upstreams: vec![upstream.to_owned()],
             webhook: None,
             importing: Vec::new(),
@@ -128,7 +140,10 @@ impl Cluster {
                 Place::Directory => {
                     options.store(&directory.path().join("store").to_string_lossy())
                 }
-                Place::S3(s3) => options.s3(s3, &prefix(&directory)),
+                Place::S3(s3) => {
+                    let unsigned = (shape.bodies == Bodies::Unsigned).to_string();
+                    options.s3(s3, &prefix(&directory)).env("AWS_UNSIGNED_PAYLOAD", &unsigned)
+                }
             }
         };
         let importing =

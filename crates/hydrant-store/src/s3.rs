@@ -26,6 +26,8 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_RETRIES: usize = 6;
 /// Life of the URLs that list uploads.
 const LIST_TTL: Duration = Duration::from_secs(300);
+/// Whether signatures leave out the hash of the body.
+const UNSIGNED_PAYLOAD: &str = "AWS_UNSIGNED_PAYLOAD";
 
 #[derive(Debug)]
 pub(crate) struct S3 {
@@ -66,6 +68,7 @@ impl S3 {
         let refused = |error: object_store::Error| StoreError::Refused {
             reason: format!("S3 settings of bucket `{bucket}` are not usable: {error}"),
         };
+        check_unsigned_payload(settings)?;
         let builder = builder(bucket, settings);
         let client = builder.clone().build().map_err(refused)?;
         let signer = match public_endpoint {
@@ -180,7 +183,10 @@ fn unavailable(about: &Path, error: String) -> StoreError {
 }
 
 fn builder(bucket: &str, settings: &S3Settings) -> AmazonS3Builder {
-    let mut builder = AmazonS3Builder::new().with_client_options(client_options());
+    let mut builder = AmazonS3Builder::new()
+        .with_client_options(client_options())
+        // The default; a setting decides otherwise.
+        .with_unsigned_payload(is_over_tls(settings));
     for (name, value) in settings.vars() {
         if let Ok(key) = name.to_ascii_lowercase().parse() {
             builder = builder.with_config(key, value);
@@ -210,6 +216,24 @@ fn is_anonymous(settings: &S3Settings) -> bool {
         .vars()
         .any(|(name, url)| name.starts_with("AWS_ENDPOINT") && !url.contains("amazonaws.com"));
     is_elsewhere && !["ACCESS_KEY", "ROLE", "TOKEN", "CREDENTIALS"].into_iter().any(has)
+}
+
+/// Over TLS, which guards the body as well, its hash is left out of the signature, as the AWS SDKs do
+/// it: that would be a second SHA-256 of every byte. Over plain http nothing else guards it.
+fn is_over_tls(settings: &S3Settings) -> bool {
+    let endpoint = |names: &[&str]| settings.vars().filter(|(name, _)| names.contains(name)).last();
+    let endpoint = endpoint(&["AWS_ENDPOINT_URL_S3"])
+        .or_else(|| endpoint(&["AWS_ENDPOINT_URL", "AWS_ENDPOINT"]));
+    endpoint.is_none_or(|(_, url)| url.to_ascii_lowercase().starts_with("https://"))
+}
+
+fn check_unsigned_payload(settings: &S3Settings) -> Result<(), StoreError> {
+    match settings.vars().find(|(name, _)| *name == UNSIGNED_PAYLOAD) {
+        Some((_, value)) if !["true", "false"].contains(&value) => Err(StoreError::Refused {
+            reason: format!("{UNSIGNED_PAYLOAD} must be `true` or `false`, not {value:?}"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// No time-out of the whole request: it would cover bodies of any size.
@@ -276,6 +300,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object_store::aws::AmazonS3ConfigKey;
 
     #[test]
     fn requests_are_unsigned_only_without_any_credential_and_off_amazon() {
@@ -286,6 +311,24 @@ mod tests {
         assert!(!anonymous(&[lab, ("AWS_WEB_IDENTITY_TOKEN_FILE", "/t")]));
         assert!(!anonymous(&[("AWS_ENDPOINT_URL", "https://s3.eu-west-1.amazonaws.com")]));
         assert!(!anonymous(&[]));
+    }
+
+    #[test]
+    fn bodies_are_signed_unless_tls_guards_them_or_a_setting_says_otherwise() {
+        let unsigned = |vars: &[(&str, &str)]| {
+            let built = builder("cache", &S3Settings::from_vars(vars.to_vec()));
+            built.get_config_value(&AmazonS3ConfigKey::UnsignedPayload).unwrap()
+        };
+        let (plain, tls) = (("AWS_ENDPOINT_URL", "http://s3:9000"), ("AWS_ENDPOINT", "https://s3"));
+        assert_eq!(unsigned(&[]), "true", "Amazon's is reached over TLS");
+        assert_eq!(unsigned(&[plain]), "false");
+        assert_eq!(unsigned(&[tls]), "true");
+        assert_eq!(unsigned(&[tls, ("AWS_ENDPOINT_URL_S3", "http://s3:9000")]), "false");
+        assert_eq!(unsigned(&[plain, (UNSIGNED_PAYLOAD, "true")]), "true");
+        assert_eq!(unsigned(&[tls, (UNSIGNED_PAYLOAD, "false")]), "false");
+        let bad = S3Settings::from_vars([(UNSIGNED_PAYLOAD, "maybe")]);
+        let refused = S3::open("cache", &bad, None).unwrap_err().to_string();
+        assert!(refused.contains(UNSIGNED_PAYLOAD) && refused.contains("`false`"), "{refused}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::MIB;
 use crate::{
     bars::{self, Figure},
-    cluster::{BusKind, Cluster, Place, Shape},
+    cluster::{Bodies, BusKind, Cluster, Place, Shape},
     contestant::Running,
     memory,
     metric::{Metric, Values},
@@ -79,7 +79,8 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
         return Ok(());
     }
     let on_s3 = [Hydrator::ImportersS3(1), Hydrator::Multipart, Hydrator::ImportersS3(2)];
-    let part = Part::new(S3, "The store is SeaweedFS.", &METRICS);
+    let about = "The store is SeaweedFS. Nobody signs the bodies of requests, as over TLS.";
+    let part = Part::new(S3, about, &METRICS);
     let part = part.against(&Hydrator::Multipart.to_string());
     rounds(stage, part, &on_s3, count, &layers).await;
     Ok(())
@@ -135,7 +136,9 @@ async fn by_hydrant(
         Some(running) => running,
         None => {
             let shape = Shape::roles(stage.upstream.url(), 0, importers, BusKind::Synced);
-            Running::of_cluster(Cluster::start(&Shape { place, ..shape }).await?)
+            // The raw writes are not signed either.
+            let shape = Shape { place, bodies: Bodies::Unsigned, ..shape };
+            Running::of_cluster(Cluster::start(&shape).await?)
         }
     };
     let api = running.api.clone().context("--admin is needed to ask for hydrations")?;

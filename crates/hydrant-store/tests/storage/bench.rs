@@ -52,8 +52,17 @@ impl Bench {
 
     fn in_bucket(server: &Arc<SeaweedFs>, endpoint: &str) -> Self {
         let prefix = format!("test-{}", NEXT_PREFIX.fetch_add(1, Ordering::Relaxed));
-        let store = open_s3(server, endpoint, &prefix);
+        let store = open_s3(server, &prefix, server.env_through(endpoint));
         Self { store, place: Place::S3 { server: Arc::clone(server), prefix } }
+    }
+
+    /// The signatures of requests leave out their bodies, as over TLS.
+    pub fn on_s3_unsigned(server: &Arc<SeaweedFs>) -> Self {
+        let Self { place, .. } = Self::on_s3(server);
+        let Place::S3 { prefix, .. } = &place else { unreachable!("it is S3") };
+        let unsigned = [("AWS_UNSIGNED_PAYLOAD", "true".to_owned())];
+        let env = server.env().into_iter().chain(unsigned).collect();
+        Self { store: open_s3(server, prefix, env), place }
     }
 
     /// Another handle on the same place, as another process has it.
@@ -61,7 +70,7 @@ impl Bench {
         match &self.place {
             Place::Memory => self.store.clone(),
             Place::Directory(directory) => open_directory(directory.path()),
-            Place::S3 { server, prefix } => open_s3(server, &server.endpoint(), prefix),
+            Place::S3 { server, prefix } => open_s3(server, prefix, server.env()),
         }
     }
 
@@ -122,9 +131,9 @@ pub fn open_directory(path: &Path) -> Store {
     Store::open(&StoreConfig { url, s3: S3Settings::default(), public_endpoint: None }).unwrap()
 }
 
-fn open_s3(server: &SeaweedFs, endpoint: &str, prefix: &str) -> Store {
+fn open_s3(server: &SeaweedFs, prefix: &str, env: Vec<(&str, String)>) -> Store {
     let url = format!("s3://{}/{prefix}", server.bucket()).parse().unwrap();
-    let s3 = S3Settings::from_vars(server.env_through(endpoint));
+    let s3 = S3Settings::from_vars(env);
     Store::open(&StoreConfig { url, s3, public_endpoint: None }).unwrap()
 }
 

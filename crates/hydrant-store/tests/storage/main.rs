@@ -126,6 +126,12 @@ async fn the_suite_holds_on_s3() {
         served::a_presigned_url_gives_the_blob_to_anybody,
         served::a_stock_registry_serves_what_was_stored,
     }
+    run! {
+        Bench::on_s3_unsigned(&server);
+        blobs::a_blob_of_many_parts_is_read_back,
+        spooled::a_spooled_blob_is_stored_once_it_is_sealed,
+        probe_accepts,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
