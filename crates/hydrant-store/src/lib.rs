@@ -121,7 +121,7 @@ impl Store {
     }
 
     fn new(objects: Arc<dyn ObjectStore>, prefix: Path, backend: Backend) -> Self {
-        let parts = Parts::new();
+        let parts = Parts::new(&backend);
         let (suspects, sound) = (Arc::default(), Arc::new(Sound::new()));
         Self { objects, prefix, backend, parts, background: TaskTracker::new(), suspects, sound }
     }

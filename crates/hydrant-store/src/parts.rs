@@ -5,7 +5,7 @@
 //! when the last of these bytes is gone, whether they were sent or not, and nobody can write to it
 //! before.
 
-use crate::{spooled::SpooledReader, upload::PART_BYTES};
+use crate::{Backend, spooled::SpooledReader, upload::PART_BYTES};
 use bytes::Bytes;
 use std::{
     io,
@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Parts of all uploads of a process in memory at once.
 const PARTS: usize = 6;
+/// A store in memory keeps the very bytes it is given until it has all of them.
+const PARTS_IN_MEMORY: usize = Semaphore::MAX_PERMITS;
 /// Up to so many bytes the allocator has room at hand.
 const SMALL: u64 = 256 * 1024;
 
@@ -24,6 +26,7 @@ const SMALL: u64 = 256 * 1024;
 pub(crate) struct Parts(Arc<Shared>);
 
 struct Shared {
+    /// One for each part.
     slots: Arc<Semaphore>,
     /// Gone, with their memory, when nobody uploads.
     buffers: Mutex<Weak<Buffers>>,
@@ -48,8 +51,11 @@ struct Counted {
 }
 
 impl Parts {
-    pub fn new() -> Self {
-        let slots = Arc::new(Semaphore::new(PARTS));
+    pub fn new(backend: &Backend) -> Self {
+        let slots = Arc::new(Semaphore::new(match backend {
+            Backend::Memory => PARTS_IN_MEMORY,
+            Backend::Directory(_) | Backend::S3(_) => PARTS,
+        }));
         Self(Arc::new(Shared { slots, buffers: Mutex::default() }))
     }
 
@@ -131,9 +137,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 impl Parts {
+    fn six() -> Self {
+        let slots = Arc::new(Semaphore::new(PARTS));
+        Self(Arc::new(Shared { slots, buffers: Mutex::default() }))
+    }
+
     /// How many parts there is room for.
-    pub fn room(&self) -> (usize, usize) {
-        (self.0.slots.available_permits(), PARTS)
+    pub fn room(&self) -> usize {
+        self.0.slots.available_permits()
     }
 }
 
@@ -149,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_buffer_is_handed_out_again_only_when_the_last_of_its_bytes_is_gone() {
-        let parts = Parts::new();
+        let parts = Parts::six();
         let buffers = parts.buffers();
         let mut held = Vec::new();
         for n in 0..PARTS {
@@ -172,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_memory_is_given_back_when_nobody_uploads() {
-        let parts = Parts::new();
+        let parts = Parts::six();
         let (first, second) = (parts.buffers(), parts.buffers());
         assert!(Arc::ptr_eq(&first, &second));
         drop(filled(parts.take(&first).await, 1));
@@ -183,7 +194,7 @@ mod tests {
         assert!(gone.upgrade().is_none());
         assert_eq!(late[..3], [2, 2, 2]);
         drop(late);
-        assert_eq!(parts.room(), (PARTS, PARTS));
+        assert_eq!(parts.room(), PARTS);
         assert!(locked(&parts.buffers().free).is_empty());
     }
 }
