@@ -56,7 +56,8 @@ const ON_FILES: [Contestant; 5] = [
     Contestant::NginxCache,
     Contestant::Registry,
 ];
-const TWO: [Contestant; 2] = [Contestant::Direct, Contestant::Hydrant];
+const IN_RANGES: [Contestant; 3] =
+    [Contestant::Direct, Contestant::Hydrant, Contestant::HydrantRanges];
 
 fn works(stage: &Stage) -> Vec<Work> {
     let shaped = Behaviour::latency(20).megabytes_per_connection(100);
@@ -92,7 +93,7 @@ fn works(stage: &Stage) -> Vec<Work> {
         ),
         Work {
             model: Model::Containerd,
-            ..work(LARGE_RANGES, "containerd's parallel ranges.", &large, shaped, &TWO)
+            ..work(LARGE_RANGES, "containerd's parallel ranges.", &large, shaped, &IN_RANGES)
         },
     ]
 }
