@@ -32,6 +32,7 @@ mod object;
 mod open;
 mod origin;
 mod parts;
+mod pread;
 mod probe;
 mod quarantine;
 mod read;

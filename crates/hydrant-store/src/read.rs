@@ -3,22 +3,18 @@
 use crate::{
     Store,
     error::{StoreError, classify},
+    pread::read_exact,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use hydrant_proto::{Digest, Hasher};
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, path::Path};
-use std::{
-    io::{Seek, SeekFrom},
-    ops::Range,
-    pin::Pin,
-    sync::Arc,
-};
-use tokio::io::AsyncReadExt;
-use tokio_util::io::ReaderStream;
+use std::{fs::File, ops::Range, pin::Pin, sync::Arc};
+use tokio::task::spawn_blocking;
 
-/// Bytes read from a file at a time.
-const FILE_CHUNK: usize = 256 * 1024;
+/// Bytes read from a file at a time. A reader that stands still holds two such: what is on its way
+/// out, and what waits for the end to be verified.
+const FILE_CHUNK: u64 = 128 * 1024;
 /// Breaks in a row, without a byte between them, after which a read gives up.
 const MAX_BREAKS: u32 = 3;
 
@@ -40,12 +36,13 @@ pub(crate) fn resumed(
         body: None,
         breaks: 0,
     };
-    stream::once(async move { Reading { body: Some(body(&path, opened).await), ..reading } })
-        .flat_map(|reading| {
+    stream::once(async move { Reading { body: Some(body(&path, opened)), ..reading } }).flat_map(
+        |reading| {
             stream::try_unfold(reading, async |mut reading: Reading| {
                 Ok(reading.next().await?.map(|bytes| (bytes, reading)))
             })
-        })
+        },
+    )
 }
 
 struct Reading {
@@ -86,7 +83,7 @@ impl Reading {
             let options = GetOptions { range, ..GetOptions::default() };
             let opened = self.store.get(&self.path, options).await?;
             let opened = opened.ok_or_else(|| self.unavailable("it is gone"))?;
-            self.body = Some(body(&self.path, opened).await);
+            self.body = Some(body(&self.path, opened));
         }
         self.body.as_mut().expect("set above").next().await.transpose()
     }
@@ -98,25 +95,36 @@ impl Reading {
 }
 
 /// The bytes of one answer. Files are read here, because the library reads them 8 KiB at a time.
-async fn body(path: &Path, opened: GetResult) -> Chunks {
+fn body(path: &Path, opened: GetResult) -> Chunks {
     let path = path.clone();
     match opened.payload {
         GetResultPayload::Stream(chunks) => {
             Box::pin(chunks.map_err(move |error| classify(&path, error)))
         }
-        GetResultPayload::File(mut file, _) => {
+        GetResultPayload::File(file, _) => {
             let unavailable = move |error: std::io::Error| StoreError::Unavailable {
                 key: path.to_string(),
                 cause: Arc::new(error),
             };
-            if let Err(error) = file.seek(SeekFrom::Start(opened.range.start)) {
-                return Box::pin(stream::once(async move { Err(unavailable(error)) }));
-            }
-            let length = opened.range.end - opened.range.start;
-            let file = tokio::fs::File::from_std(file).take(length);
-            Box::pin(ReaderStream::with_capacity(file, FILE_CHUNK).map_err(unavailable))
+            Box::pin(pieces(file, opened.range).map_err(unavailable))
         }
     }
+}
+
+fn pieces(file: File, range: Range<u64>) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+    let file = Arc::new(file);
+    stream::try_unfold(range, move |left: Range<u64>| {
+        let file = file.clone();
+        async move {
+            if left.is_empty() {
+                return Ok(None);
+            }
+            let at = left.end.min(left.start + FILE_CHUNK);
+            let read = spawn_blocking(move || read_exact(&file, left.start..at));
+            let bytes = read.await.expect("reading does not panic")?;
+            Ok(Some((bytes, at..left.end)))
+        }
+    })
 }
 
 /// Passes `chunks` on, one behind: the last one only when all of them hash to `digest`. A mismatch

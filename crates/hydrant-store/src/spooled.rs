@@ -6,10 +6,15 @@
 //! a sealed file is what was hashed. How it is stored is in `adopt.rs`. For a tiny blob memory does as a
 //! file.
 
-use crate::{lasting, left_upload::LeftUpload, parts::Buffer, upload::PART_BYTES};
+use crate::{
+    lasting,
+    left_upload::LeftUpload,
+    parts::Buffer,
+    pread::{read_exact, read_onto},
+    upload::PART_BYTES,
+};
 use bytes::{Bytes, BytesMut};
 use hydrant_proto::{Algorithm, Digest, Hasher};
-use rustix::{buffer::spare_capacity, io};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -302,26 +307,6 @@ impl Refill {
 
 fn locked(borders: &Borders) -> MutexGuard<'_, BTreeMap<u64, Hasher>> {
     borders.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn read_exact(file: &File, range: Range<u64>) -> Result<Bytes> {
-    let mut bytes = Vec::new();
-    read_onto(file, range, &mut bytes)?;
-    Ok(bytes.into())
-}
-
-/// Into memory that is not cleared first: at these sizes that costs as much as the reading.
-fn read_onto(file: &File, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
-    let length = usize::try_from(range.end - range.start).map_err(Error::other)?;
-    bytes.reserve_exact(length);
-    while bytes.len() < length {
-        let at = range.start + bytes.len() as u64;
-        match io::retry_on_intr(|| io::pread(file, spare_capacity(bytes), at))? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            _ => bytes.truncate(length),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
