@@ -8,7 +8,7 @@ use crate::{
     raw,
     report::Section,
     spread::{Spread, quantile},
-    stage::Stage,
+    stage::{Stage, sync_disks},
     timeline::Timeline,
     trials::Part,
     upstream::Inserted,
@@ -122,6 +122,8 @@ async fn burst(stage: &mut Stage, bus: BusKind, count: usize, rate: Option<f64>)
         importing: vec!["--jobs".to_owned(), JOBS.to_string()],
         ..Shape::roles(stage.upstream.url(), 1, 1, bus)
     };
+    // What others left unwritten makes small writes be synced one by one, and slows each of them.
+    sync_disks().await?;
     let cluster = Cluster::start(&shape).await?;
     let messages = cluster.bus_messages().await;
     let timeline = Timeline::start(cluster.watched(), &stage.upstream, Some(cluster.api().clone()));
