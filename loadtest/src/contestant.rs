@@ -8,6 +8,7 @@ use crate::{
     cluster::{Api, BusKind, Cluster, Place, Shape},
     pull::Source,
     stage::Stage,
+    upstream::Upstream,
     usage::Watched,
 };
 use anyhow::Result;
@@ -104,6 +105,11 @@ impl Running {
         }
     }
 
+    /// The upstream itself.
+    pub fn direct(upstream: &Upstream) -> Self {
+        Self::at(vec![plain(upstream.authority().to_owned())])
+    }
+
     /// A deployment that somebody else started.
     pub fn deployed(sources: Vec<Source>, api: Option<Api>) -> Self {
         Self { api, ..Self::at(sources) }
@@ -154,7 +160,7 @@ impl Contestant {
         }
         let upstream = stage.upstream.url().to_owned();
         match self {
-            Self::Direct => Ok(Running::at(vec![plain(stage.upstream.authority().to_owned())])),
+            Self::Direct => Ok(Running::direct(&stage.upstream)),
             Self::Hydrant
             | Self::HydrantRanges
             | Self::HydrantWide

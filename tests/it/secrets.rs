@@ -3,7 +3,9 @@
 
 use crate::lab::{SOON, hydrated, role};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use hydrant_testkit::{Bearer, FakeUpstream, Fault, ImageBuilder, NatsServer, WebhookSink, until};
+use hydrant_testkit::{
+    Bearer, FakeUpstream, Fault, Hydrant, ImageBuilder, NatsServer, WebhookSink, until,
+};
 use std::{fs, path::Path};
 
 const USER: &str = "team-lab";
@@ -36,6 +38,88 @@ fn config(upstream: &FakeUpstream, sink: &WebhookSink) -> String {
     )
 }
 
+/// What was told where: places and bytes.
+#[derive(Default)]
+struct Told(Vec<(String, Vec<u8>)>);
+
+impl Told {
+    fn add(&mut self, place: &str, bytes: impl Into<Vec<u8>>) {
+        self.0.push((place.to_owned(), bytes.into()));
+    }
+
+    /// The answer of `base` to `path`, with its headers.
+    async fn ask(&mut self, base: &str, path: &str) {
+        let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+        let headers = format!("{:?}", answer.headers());
+        self.add(path, headers + &answer.text().await.unwrap_or_default());
+    }
+
+    fn holds_nothing_of(&self, secret: &str) {
+        for (place, bytes) in &self.0 {
+            let found = bytes.windows(secret.len()).position(|window| window == secret.as_bytes());
+            let around = found.map(|at| {
+                let (from, to) = (at.saturating_sub(200), (at + 100).min(bytes.len()));
+                String::from_utf8_lossy(&bytes[from..to]).into_owned()
+            });
+            assert_eq!(around, None, "`{secret}` is in {place}");
+        }
+    }
+}
+
+const ADMIN_PATHS: [&str; 11] = [
+    "credentials",
+    "upstreams",
+    "webhooks",
+    "rules",
+    "dead-letters",
+    "hydrations",
+    "events?since=1h",
+    "upstreams/lab/status",
+    "webhooks/ci/deliveries",
+    "status?image=lab/app:1",
+    "openapi.json",
+];
+
+/// A hydrant with a login for its upstream, one for the bus and a webhook's key.
+async fn with_secrets(
+    upstream: &FakeUpstream,
+    sink: &WebhookSink,
+    nats: &NatsServer,
+    store: &Path,
+) -> Hydrant {
+    upstream.require_bearer(Bearer::new().user(USER, PASSWORD));
+    let url = nats.url().replace("nats://", &format!("nats://hydrant:{BUS}@"));
+    role("up", &config(upstream, sink))
+        .store(store.to_str().unwrap())
+        .nats(&url)
+        .env("LAB_USER", USER)
+        .env("LAB_PASSWORD", PASSWORD)
+        .env("HOOK", &format!("whsec_{HOOK}"))
+        .env("HYDRANT_LOG", "trace")
+        .start()
+        .await
+}
+
+/// The token that hydrant was given and has used.
+fn issued(upstream: &FakeUpstream) -> String {
+    let asked = upstream.requests_of("GET", "*/app/*");
+    let token = asked.iter().find_map(|request| request.header("authorization"));
+    token.and_then(|text| text.strip_prefix("Bearer ")).expect("a token was sent").to_owned()
+}
+
+/// An upstream that says what it was sent, and then one that refuses it.
+async fn provoke(upstream: &FakeUpstream, hydrant: &Hydrant, token: &str, told: &mut Told) {
+    let echo = format!("{USER}:{PASSWORD} {token}");
+    upstream.inject("*/echo/*", Fault::status(403).body(echo.clone()));
+    upstream.inject("*/limit/*", Fault::status(429).body(echo));
+    for name in ["echo", "limit"] {
+        told.ask(&hydrant.url(), &format!("/v2/lab/{name}/manifests/1")).await;
+        hydrant.command(["hydrate", &format!("lab/{name}:1")]).await.success();
+    }
+    upstream.require_bearer(Bearer::new().user(USER, "changed"));
+    told.ask(&hydrant.url(), "/v2/lab/other/manifests/1").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_in_nothing_that_is_written_told_or_answered() {
     let (upstream, sink) = (FakeUpstream::start().await, WebhookSink::start().await);
@@ -44,79 +128,30 @@ async fn secrets_are_in_nothing_that_is_written_told_or_answered() {
     let store = tempfile::tempdir().unwrap();
     let image = ImageBuilder::new(1).layers(&[100_000]).build();
     upstream.insert(&image, "app", "1");
-    upstream.require_bearer(Bearer::new().user(USER, PASSWORD));
-    let url = nats.url().replace("nats://", &format!("nats://hydrant:{BUS}@"));
-    let hydrant = role("up", &config(&upstream, &sink))
-        .store(store.path().to_str().unwrap())
-        .nats(&url)
-        .env("LAB_USER", USER)
-        .env("LAB_PASSWORD", PASSWORD)
-        .env("HOOK", &format!("whsec_{HOOK}"))
-        .env("HYDRANT_LOG", "trace")
-        .start()
-        .await;
-    let get = async |path: &str| {
-        let answer = reqwest::get(format!("{}{path}", hydrant.url())).await.unwrap();
-        let headers = format!("{:?}", answer.headers());
-        headers + &answer.text().await.unwrap_or_default()
-    };
-    let mut told = vec![("a pull".to_owned(), get("/v2/lab/app/manifests/1").await.into_bytes())];
+    let hydrant = with_secrets(&upstream, &sink, &nats, store.path()).await;
+    let mut told = Told::default();
+    told.ask(&hydrant.url(), "/v2/lab/app/manifests/1").await;
     hydrant.command(["hydrate", "lab/app:1"]).await.success();
     hydrated(&hydrant, "lab/app:1").await;
-    let issued = upstream.requests_of("GET", "*/app/*");
-    let token = issued.iter().find_map(|request| request.header("authorization"));
-    let token = token.and_then(|text| text.strip_prefix("Bearer ")).expect("a token was sent");
-
-    // An upstream that says what it was sent, and one that refuses it.
-    let echo = format!("{USER}:{PASSWORD} {token}");
-    upstream.inject("*/echo/*", Fault::status(403).body(echo.clone()));
-    upstream.inject("*/limit/*", Fault::status(429).body(echo));
-    for path in ["echo", "limit"] {
-        told.push((
-            path.to_owned(),
-            get(&format!("/v2/lab/{path}/manifests/1")).await.into_bytes(),
-        ));
-        hydrant.command(["hydrate", &format!("lab/{path}:1")]).await.success();
-    }
-    upstream.require_bearer(Bearer::new().user(USER, "changed"));
-    told.push(("refused".to_owned(), get("/v2/lab/other/manifests/1").await.into_bytes()));
+    let token = issued(&upstream);
+    provoke(&upstream, &hydrant, &token, &mut told).await;
     until("an event at the webhook", SOON, async || sink.received().pop().map(drop)).await;
 
-    for path in [
-        "credentials",
-        "upstreams",
-        "webhooks",
-        "rules",
-        "dead-letters",
-        "hydrations",
-        "events?since=1h",
-        "upstreams/lab/status",
-        "webhooks/ci/deliveries",
-        "status?image=lab/app:1",
-        "openapi.json",
-    ] {
-        let answer = reqwest::get(format!("{}/api/v1/{path}", hydrant.admin_url())).await.unwrap();
-        told.push((path.to_owned(), answer.bytes().await.unwrap().to_vec()));
+    for path in ADMIN_PATHS {
+        told.ask(&hydrant.admin_url(), &format!("/api/v1/{path}")).await;
     }
-    told.push(("metrics".to_owned(), hydrant.metrics().await.into_bytes()));
-    told.push(("the log".to_owned(), hydrant.log().into_bytes()));
+    told.add("metrics", hydrant.metrics().await);
+    told.add("the log", hydrant.log());
     for request in sink.received() {
-        told.push(("a webhook".to_owned(), format!("{request:?}").into_bytes()));
+        told.add("a webhook", format!("{request:?}"));
     }
     for place in [store.path(), hydrant.data(), &nats.data()] {
-        told.extend(files(place));
+        told.0.extend(files(place));
     }
-    assert!(told.len() > 30, "there is something to look at");
+    assert!(told.0.len() > 30, "there is something to look at");
     let basic = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
-    for secret in [PASSWORD, &basic, token, HOOK, BUS] {
-        for (place, bytes) in &told {
-            let found = bytes.windows(secret.len()).position(|window| window == secret.as_bytes());
-            let around = found.map(|at| {
-                let (from, to) = (at.saturating_sub(200), (at + 100).min(bytes.len()));
-                String::from_utf8_lossy(&bytes[from..to]).into_owned()
-            });
-            assert_eq!(around, None, "`{secret}` is in {place}");
-        }
+    for secret in [PASSWORD, &basic, &token, HOOK, BUS] {
+        told.holds_nothing_of(secret);
     }
 }
 

@@ -37,9 +37,12 @@ enum Phase {
     BlackHole,
     Flapping,
     Herd,
+    /// The same clients and the same image without hydrant in between: what they alone take of the
+    /// machine.
+    HerdDirect,
 }
 
-const PHASES: [Phase; 7] = [
+const PHASES: [Phase; 8] = [
     Phase::Quiet,
     Phase::Slow,
     Phase::Errors,
@@ -47,6 +50,7 @@ const PHASES: [Phase; 7] = [
     Phase::BlackHole,
     Phase::Flapping,
     Phase::Herd,
+    Phase::HerdDirect,
 ];
 
 impl fmt::Display for Phase {
@@ -59,6 +63,7 @@ impl fmt::Display for Phase {
             Self::BlackHole => "other upstream is a black hole",
             Self::Flapping => "other upstream flaps",
             Self::Herd => "a herd is cold",
+            Self::HerdDirect => "a herd pulls from the upstream itself",
         })
     }
 }
@@ -66,7 +71,7 @@ impl fmt::Display for Phase {
 impl Phase {
     fn behaviour(self) -> Behaviour {
         match self {
-            Self::Quiet | Self::Herd => Behaviour::default(),
+            Self::Quiet | Self::Herd | Self::HerdDirect => Behaviour::default(),
             Self::Slow => Behaviour::latency(3_000),
             Self::Errors => Behaviour::fault(Fault::Status { code: 503, retry_after_s: None }),
             Self::Limited => Behaviour::fault(Fault::Status { code: 429, retry_after_s: Some(2) }),
@@ -97,7 +102,7 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let about = format!(
         "{rate} requests/s for cached manifests and 64 KiB blobs, due at fixed times, while \
          {COLD_RATE} requests/s miss at another upstream and {ASKED} of its images are hydrated, or \
-         50 clients pull a cold image. Upstream requests are those at the other upstream."
+         50 clients pull a cold image, through hydrant or from the upstream itself. Upstream requests are those at the other upstream."
     );
     let mut lab = prepare(stage).await?;
     let metrics = [
@@ -179,15 +184,8 @@ async fn measure(
     let warm = load::run(plan, lab.warm.clone());
     Ok(match phase {
         Phase::Quiet => warm.await,
-        Phase::Herd => {
-            let size = stage.effort().pick(MIB, 8 * MIB, 64 * MIB);
-            let image = stage.image(&[size]).await?;
-            let herd = vec![&image; 50];
-            let (outcome, _) =
-                tokio::join!(warm, clients::at_once(&lab.running, &herd, Model::Docker));
-            clients::hydrated(&lab.running, &[&image]).await?;
-            outcome
-        }
+        Phase::Herd => herd(stage, &lab.running, warm).await?,
+        Phase::HerdDirect => herd(stage, &Running::direct(&stage.upstream), warm).await?,
         _ => {
             let most = misses.len() as u64;
             let cold = Plan { pace: Pace::Open(COLD_RATE), connections: 64, time, most };
@@ -195,6 +193,20 @@ async fn measure(
             outcome
         }
     })
+}
+
+/// 50 clients pull one new image at once, as the warm load begins.
+async fn herd(
+    stage: &Stage,
+    running: &Running,
+    warm: impl Future<Output = Outcome>,
+) -> Result<Outcome> {
+    let size = stage.effort().pick(MIB, 8 * MIB, 64 * MIB);
+    let image = stage.image(&[size]).await?;
+    let herd = vec![&image; 50];
+    let (outcome, _) = tokio::join!(warm, clients::at_once(running, &herd, Model::Docker));
+    clients::hydrated(running, &[&image]).await?;
+    Ok(outcome)
 }
 
 /// A 99th percentile needs some thousands of requests.
@@ -205,7 +217,7 @@ fn length(stage: &Stage) -> Duration {
 /// Asks for images that are new to everybody, one after the other; what the clients are answered does
 /// not matter here. Some are wanted in the background besides.
 async fn misses(stage: &Stage, lab: &mut Lab, phase: Phase) -> Result<Vec<Ask>> {
-    if matches!(phase, Phase::Quiet | Phase::Herd) {
+    if matches!(phase, Phase::Quiet | Phase::Herd | Phase::HerdDirect) {
         return Ok(Vec::new());
     }
     let count = (COLD_RATE * length(stage).as_secs_f64()) as usize;
