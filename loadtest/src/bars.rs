@@ -52,6 +52,12 @@ pub const COLD_LARGE: Bar = at_most(
     "×",
     "cold 2 GiB layer, 20 ms and 100 MB/s a connection: wall / direct",
 );
+pub const COLD_SLOW: Bar = at_most(
+    "cold-slow",
+    0.5,
+    "×",
+    "cold 512 MiB layer in parallel ranges, 20 MB/s a connection: wall / direct",
+);
 pub const COLD_BARE: Bar =
     at_most("cold-bare", 1.5, "×", "cold pull, bare loopback: wall / direct");
 pub const COLD_BARE_S3: Bar =

@@ -20,6 +20,7 @@ const MEDIUM_SHAPED: &str = "five layers, 20 ms and 100 MB/s a connection";
 const MEDIUM_BARE: &str = "five layers, bare loopback";
 const LARGE_SHAPED: &str = "one large layer, 20 ms and 100 MB/s a connection";
 const LARGE_RANGES: &str = "one large layer, by a client that asks in four ranges";
+const LARGE_SLOW: &str = "one large layer, 20 MB/s a connection";
 const SMALL_SHAPED: &str = "small image, 20 ms";
 
 const METRICS: [Metric; 7] = [
@@ -58,6 +59,7 @@ const ON_FILES: [Contestant; 5] = [
 ];
 const IN_RANGES: [Contestant; 3] =
     [Contestant::Direct, Contestant::Hydrant, Contestant::HydrantRanges];
+const BY_RANGES: [Contestant; 2] = [Contestant::Direct, Contestant::HydrantRanges];
 
 fn works(stage: &Stage) -> Vec<Work> {
     let shaped = Behaviour::latency(20).megabytes_per_connection(100);
@@ -95,6 +97,13 @@ fn works(stage: &Stage) -> Vec<Work> {
             model: Model::Containerd,
             ..work(LARGE_RANGES, "containerd's parallel ranges.", &large, shaped, &IN_RANGES)
         },
+        work(
+            LARGE_SLOW,
+            "One layer from a registry that gives each connection little.",
+            &[512 * MIB / shrunk],
+            Behaviour::default().megabytes_per_connection(20),
+            &BY_RANGES,
+        ),
     ]
 }
 
@@ -151,11 +160,14 @@ pub fn figures(section: &Section) -> Vec<Figure> {
         (Contestant::Direct.name(), Contestant::Hydrant.name(), Contestant::HydrantS3.name());
     let empty = Part::default();
     let part = |name| section.part(name).unwrap_or(&empty);
-    let (shaped, bare, large) = (part(MEDIUM_SHAPED), part(MEDIUM_BARE), part(LARGE_SHAPED));
+    let (shaped, bare) = (part(MEDIUM_SHAPED), part(MEDIUM_BARE));
+    let (large, slow) = (part(LARGE_SHAPED), part(LARGE_SLOW));
+    let ranges = Contestant::HydrantRanges.name();
     vec![
         bars::COLD_SHAPED.ratio(shaped, hydrant, direct, Metric::Wall),
         bars::COLD_SHAPED_S3.ratio(shaped, s3, direct, Metric::Wall),
-        bars::COLD_LARGE.ratio(large, Contestant::HydrantRanges.name(), direct, Metric::Wall),
+        bars::COLD_LARGE.ratio(large, ranges, direct, Metric::Wall),
+        bars::COLD_SLOW.ratio(slow, ranges, direct, Metric::Wall),
         bars::COLD_BARE.ratio(bare, hydrant, direct, Metric::Wall),
         bars::COLD_BARE_S3.ratio(bare, s3, direct, Metric::Wall),
         bars::COLD_FIRST_BYTE.difference(shaped, hydrant, direct, Metric::FirstByte),
