@@ -13,9 +13,10 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 use tokio::task::spawn_blocking;
 
@@ -26,6 +27,8 @@ pub(crate) const LASTING_FROM: u64 = 32 * 1024 * 1024;
 /// that goes into files.
 const TINY: u64 = 64 * 1024;
 const MEMORY: u64 = 8 * 1024 * 1024;
+/// How long no file is begun on a disk that failed.
+const SHUNNED: Duration = Duration::from_secs(10);
 /// Bytes of a former process that are hashed at a time.
 const BLOCK: u64 = 1024 * 1024;
 
@@ -60,13 +63,15 @@ pub(crate) struct Spool {
     used: AtomicU64,
     /// Of that in memory, in bytes.
     in_memory: AtomicU64,
+    /// When the disk had no room for what the budget allows.
+    failed: Mutex<Option<Instant>>,
 }
 
 impl Spool {
     pub fn new(dir: PathBuf, lasting: PathBuf, budget: u64) -> io::Result<Arc<Self>> {
         std::fs::create_dir_all(&dir)?;
         let (used, in_memory) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Arc::new(Self { dir, lasting, budget, used, in_memory }))
+        Ok(Arc::new(Self { dir, lasting, budget, used, in_memory, failed: Mutex::new(None) }))
     }
 
     /// The spool file of a blob, in the room made for it.
@@ -83,7 +88,7 @@ impl Spool {
             Before::Nothing if room.in_memory > 0 => Ok(Spooled::in_memory(digest.algorithm())),
             Before::Nothing => self.empty(digest, size),
         };
-        let spooled = spooled.map_err(no_spool)?;
+        let spooled = spooled.map_err(|error| self.has_failed(error))?;
         let reader = SpoolReader { file: spooled.reader(), reserved: Arc::new(room) };
         Ok(SpoolFile { spooled: Some(spooled), reader })
     }
@@ -112,6 +117,27 @@ impl Spool {
         if taken.is_ok() { bytes } else { 0 }
     }
 
+    /// The disk failed. For a while no file is begun, so that what comes next is passed through
+    /// instead of being cut off in its middle.
+    fn has_failed(&self, error: io::Error) -> FlightError {
+        *self.failed() = Some(Instant::now());
+        no_spool(error)
+    }
+
+    /// What is the matter with the disk, if it failed a moment ago.
+    fn trouble(&self) -> Result<(), FlightError> {
+        match *self.failed() {
+            Some(at) if at.elapsed() < SHUNNED => {
+                Err(FlightError::NoSpool("its disk failed a moment ago".to_owned()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes of the budget in use.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -138,6 +164,9 @@ impl Reserved {
         let mut reserved = Self { spool, bytes: AtomicU64::new(0), in_memory: 0 };
         reserved.grow(bytes)?;
         reserved.in_memory = reserved.spool.memory_for(bytes);
+        if reserved.in_memory == 0 {
+            reserved.spool.trouble()?;
+        }
         Ok(reserved)
     }
 
@@ -190,8 +219,9 @@ impl SpoolFile {
             true => write(),
             false => spawn_blocking(write).await.expect("hashing and writing do not panic"),
         };
-        let spooled = self.spooled.insert(written.map_err(no_spool)?);
-        Ok(spooled.written())
+        let spool = &self.reader.reserved.spool;
+        let spooled = written.map_err(|error| spool.has_failed(error))?;
+        Ok(self.spooled.insert(spooled).written())
     }
 
     /// Hashes the next of what a former process left, and returns how many bytes there are; `None`
@@ -309,6 +339,18 @@ mod tests {
         assert!(matches!(open(&spool, 60), Err(FlightError::NoSpool(_))));
         drop(first);
         assert!(open(&spool, 60).is_ok());
+    }
+
+    #[test]
+    fn a_disk_that_failed_is_left_alone_for_a_while_and_memory_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().into(), dir.path().into(), 1 << 30).unwrap();
+        spool.has_failed(io::ErrorKind::StorageFull.into());
+        assert!(matches!(open(&spool, TINY + 1), Err(FlightError::NoSpool(_))));
+        assert!(open(&spool, TINY).is_ok());
+        assert_eq!(spool.used(), 0, "what was refused takes no room");
+        *spool.failed() = Instant::now().checked_sub(SHUNNED);
+        assert!(open(&spool, TINY + 1).is_ok());
     }
 
     #[test]
