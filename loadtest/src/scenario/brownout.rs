@@ -19,6 +19,7 @@ use std::{
     fmt, mem,
     time::{Duration, Instant},
 };
+use tokio::time::sleep;
 
 const PART: &str = "warm traffic";
 /// Requests per second for images of the upstream in trouble that nobody has asked for before.
@@ -27,6 +28,9 @@ const COLD_RATE: f64 = 50.0;
 const ASKED: usize = 10;
 /// How long that may take then.
 const RECOVERY: Duration = Duration::from_secs(300);
+/// How long the upstream is well before the next trouble: a breaker that opens again sooner stays open
+/// for longer than before, and would be measured by two troubles.
+const WELL: Duration = Duration::from_secs(31);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -146,6 +150,7 @@ async fn recovery(stage: &mut Stage, lab: &mut Lab, phase: Phase) -> Result<()> 
         stage.section.note(format!(
             "{phase}: all {count} images asked for in it were local {took:.1} s after its end"
         ));
+        sleep(WELL).await;
     }
     Ok(())
 }
