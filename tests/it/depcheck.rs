@@ -9,10 +9,12 @@ use std::{
 };
 
 /// Outside libraries and the only packages that may name them, tests included.
-const HOMES: [(&str, &[&str]); 13] = [
+const HOMES: [(&str, &[&str]); 15] = [
     ("async-nats", &["hydrant-bus"]),
     ("object_store", &["hydrant-store"]),
     ("oci-client", &["hydrant-upstream"]),
+    ("hyper-rustls", &["hydrant-egress"]),
+    ("rustls-platform-verifier", &["hydrant-egress"]),
     ("rmp-serde", &["hydrant-proto"]),
     ("backoff", &["hydrant-boot"]),
     ("hmac", &["hydrant-notifier"]),

@@ -1,16 +1,35 @@
 //! The client every outbound request goes through, and what it refuses.
 
-use crate::resolver::{Checked, System, may_dial};
-use reqwest::{Client, Method, RequestBuilder, dns::Resolve, redirect};
+use crate::{
+    body::{Body, Request, Response},
+    connect::Connect,
+    error::EgressError,
+    resolver::{Checked, Resolve, System, may_dial},
+};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Uri,
+    header::{ACCEPT, USER_AGENT},
+};
+use http_body_util::Full;
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use url::{Host, Url};
 
-/// Most header lines of a response; a response with more is dropped. Their bytes are bounded by
-/// hyper's read buffer (408 KiB).
+/// Bytes of the largest read buffer of a connection, which hyper may make twice as large to use it
+/// again: what a body that is not taken yet holds of memory. The header lines of a response have to
+/// fit, too.
+pub const READ_BUFFER: usize = 64 * 1024;
+/// Most header lines of a response; a response with more is dropped.
 const MAX_HEADERS: usize = 128;
 /// How long an idle connection is kept. Shorter than the 60 s after which common balancers close
 /// theirs, so that a request seldom meets a connection closed under it.
 const IDLE: Duration = Duration::from_secs(50);
+/// Who we are, to those we ask.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("hydrant/", env!("CARGO_PKG_VERSION")));
 
 /// What one destination (an upstream, a webhook) is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,41 +40,18 @@ pub struct Policy {
     pub allow_private: bool,
     /// Longest wait for one connection, TLS included.
     pub connect_timeout: Duration,
-    /// Longest pause between two reads of a response; none leaves it to the caller.
-    pub read_timeout: Option<Duration>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        let connect_timeout = Duration::from_secs(10);
-        Self { allow_private: false, connect_timeout, read_timeout: None }
+        Self { allow_private: false, connect_timeout: Duration::from_secs(10) }
     }
-}
-
-/// Why a request may not go out, or could not. Names hosts and addresses, never paths or queries:
-/// those of presigned URLs are secrets.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EgressError {
-    #[error("{address}, the address of `{host}`, is not public; allow it with `allow_private`")]
-    Address { host: String, address: IpAddr },
-    #[error("plain http to `{host}` is refused; allow it with `allow_private`")]
-    PlainHttp { host: String },
-    #[error("a URL of scheme `{scheme}` is refused; only https is spoken")]
-    Scheme { scheme: String },
-    #[error("a URL with a user name or password before `{host}` is refused")]
-    UserInfo { host: String },
-    #[error("the URL names no host")]
-    NoHost,
-    #[error("`{host}` cannot be resolved: {reason}")]
-    Unresolved { host: String, reason: String },
-    #[error("set up the HTTP client: {0}")]
-    Setup(String),
 }
 
 /// A dialer for one destination. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Egress {
-    client: Client,
+    client: Client<Connect, Full<Bytes>>,
     policy: Policy,
 }
 
@@ -68,30 +64,26 @@ impl Egress {
     /// A dialer that resolves names with `resolver`; what it answers is checked all the same.
     pub fn with_resolver(policy: Policy, resolver: Arc<dyn Resolve>) -> Result<Self, EgressError> {
         let checked = Checked { inner: resolver, allow_private: policy.allow_private };
-        let mut builder = Client::builder()
-            .dns_resolver(Arc::new(checked))
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(policy.connect_timeout)
+        let connect = Connect::new(&policy, checked)?;
+        // HTTP/1.1 only, as TLS is told, too. Over HTTP/2 all bodies of a host share one connection
+        // and its window, so one reader that stalls would stall the others, and parallel ranges
+        // would gain nothing.
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            // Over HTTP/2 all bodies of a host share one connection and its window, so one reader
-            // that stalls would stall the others, and parallel ranges would gain nothing.
-            .http1_only()
+            .http1_max_buf_size(READ_BUFFER)
             .http1_max_headers(MAX_HEADERS)
-            .user_agent(concat!("hydrant/", env!("CARGO_PKG_VERSION")));
-        if let Some(pause) = policy.read_timeout {
-            builder = builder.read_timeout(pause);
-        }
-        let client = builder.build().map_err(|error| EgressError::Setup(chain(&error)))?;
+            .build(connect);
         Ok(Self { client, policy })
     }
 
-    /// A request to `url`, which is checked first. Call it anew for each hop of a redirect.
-    pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, EgressError> {
-        self.check(&url)?;
-        Ok(self.client.request(method, url))
+    /// Sends `request`, whose URL is checked first, and waits for the headers of the answer for as
+    /// long as the caller does. Call it anew for each hop of a redirect.
+    pub async fn send(&self, request: Request) -> Result<Response, EgressError> {
+        self.check(&request.url)?;
+        let sent = self.client.request(written(request)?).await;
+        Ok(sent.map_err(|error| EgressError::of(&error))?.map(Body))
     }
 
     /// Whether `url` may be asked, as far as its text tells: scheme, user info, and the address
@@ -120,18 +112,18 @@ impl Egress {
     }
 }
 
-impl EgressError {
-    /// The refusal or failed look-up behind a failed request, if that is what it was.
-    pub fn behind<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref::<Self>() {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
-    }
+/// The request as it goes out.
+fn written(request: Request) -> Result<http::Request<Full<Bytes>>, EgressError> {
+    let Request { method, url, headers, body } = request;
+    let uri: Uri =
+        url.as_str().parse().map_err(|_| EgressError::Unanswered("its URL is no URI".into()))?;
+    let mut written = http::Request::new(Full::new(body));
+    *written.method_mut() = method;
+    *written.uri_mut() = uri;
+    *written.headers_mut() = headers;
+    written.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    written.headers_mut().entry(USER_AGENT).or_insert(AGENT);
+    Ok(written)
 }
 
 /// The address a host spells out; `Url` has already read decimal, hexadecimal and octal forms.
@@ -141,14 +133,4 @@ fn literal(host: &Host<&str>) -> Option<IpAddr> {
         Host::Ipv4(address) => Some(IpAddr::V4(*address)),
         Host::Ipv6(address) => Some(IpAddr::V6(*address)),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
-    }
-    text
 }

@@ -2,33 +2,55 @@
 
 use crate::{
     address::{Reach, reach},
-    dialer::EgressError,
+    error::EgressError,
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
 };
+use tower::Service;
+
+/// Finds the addresses of a host. Their ports count only where the URL names none, and 0 never.
+pub trait Resolve: Send + Sync {
+    fn resolve(&self, host: String) -> Resolving;
+}
+
+/// A look-up under way.
+pub type Resolving = Soon<io::Result<Vec<SocketAddr>>>;
+
+pub(crate) type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Asks `inner`, then drops what may not be dialled. A name that mixes public and private
 /// addresses keeps its public ones.
-pub struct Checked {
+#[derive(Clone)]
+pub(crate) struct Checked {
     pub inner: Arc<dyn Resolve>,
     pub allow_private: bool,
 }
 
-impl Resolve for Checked {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for Checked {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = EgressError;
+    type Future = Soon<Result<Self::Response, EgressError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), EgressError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let host = name.as_str().to_owned();
-        let found = self.inner.resolve(name);
+        let found = self.inner.resolve(host.clone());
         let allow_private = self.allow_private;
         Box::pin(async move {
             let found = found.await.map_err(|error| EgressError::Unresolved {
                 host: host.clone(),
                 reason: error.to_string(),
             })?;
-            let allowed = allowed(&host, found.collect(), allow_private)?;
-            Ok(Box::new(allowed.into_iter()) as Addrs)
+            Ok(allowed(&host, found, allow_private)?.into_iter())
         })
     }
 }
@@ -51,7 +73,7 @@ fn allowed(
 }
 
 /// Whether `address` may be dialled at all.
-pub fn may_dial(address: IpAddr, allow_private: bool) -> bool {
+pub(crate) fn may_dial(address: IpAddr, allow_private: bool) -> bool {
     match reach(address) {
         Reach::Public => true,
         Reach::Private => allow_private,
@@ -60,13 +82,10 @@ pub fn may_dial(address: IpAddr, allow_private: bool) -> bool {
 }
 
 /// The system's resolver.
-pub struct System;
+pub(crate) struct System;
 
 impl Resolve for System {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
-        })
+    fn resolve(&self, host: String) -> Resolving {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) })
     }
 }

@@ -5,9 +5,9 @@
 
 use crate::{body, error::UpstreamError, retry_after};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use hydrant_egress::Response;
 use jiff::Timestamp;
 use oci_client::errors::{OciEnvelope, OciErrorCode};
-use reqwest::Response;
 use std::time::Duration;
 
 /// A call that failed, and what that says about the upstream's health.

@@ -1,8 +1,7 @@
 //! Reading small bodies whole: with a limit on their size and on the time they take.
 
-use crate::wire;
 use bytes::{Bytes, BytesMut};
-use reqwest::Response;
+use hydrant_egress::{Broken, Response};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -12,7 +11,7 @@ pub enum Unread {
     #[error("the body has more than {0} bytes")]
     TooLong(usize),
     #[error("the body broke off: {0}")]
-    Broken(String),
+    Broken(#[from] Broken),
     #[error("the body took longer than {}s", .0.as_secs())]
     TooSlow(Duration),
 }
@@ -26,13 +25,14 @@ pub async fn collect(
     timeout(patience, read(response, limit)).await.unwrap_or(Err(Unread::TooSlow(patience)))
 }
 
-async fn read(mut response: Response, limit: usize) -> Result<Bytes, Unread> {
-    let told = response.content_length().unwrap_or(0);
+async fn read(response: Response, limit: usize) -> Result<Bytes, Unread> {
+    let mut coming = response.into_body();
+    let told = coming.length().unwrap_or(0);
     if told > limit as u64 {
         return Err(Unread::TooLong(limit));
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| Unread::Broken(wire::chain(e)))? {
+    while let Some(chunk) = coming.chunk().await? {
         if body.len() + chunk.len() > limit {
             return Err(Unread::TooLong(limit));
         }

@@ -421,7 +421,6 @@ fn egress(upstream: &Upstream, options: &Options) -> Result<Egress, hydrant_egre
     let policy = Policy {
         allow_private: upstream.allow_private,
         connect_timeout: upstream.timeout.0.min(MAX_CONNECT),
-        read_timeout: None,
     };
     match &options.resolver {
         Some(resolver) => Egress::with_resolver(policy, resolver.clone()),

@@ -19,6 +19,7 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{AUTHORIZATION, VIA},
 };
+use hydrant_egress::Response;
 use hydrant_proto::{Identity, Via};
 use hydrant_rules::Upstream;
 use hydrant_telemetry::{
@@ -26,7 +27,6 @@ use hydrant_telemetry::{
     metrics::{RequestKind, SpareReason},
 };
 use jiff::Timestamp;
-use reqwest::Response;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -222,7 +222,7 @@ impl Exchange {
             if !is_redirect(response.status()) {
                 return Ok((response, url));
             }
-            url = hosts::redirect(&self.upstream, &url, &response)
+            url = hosts::redirect(&self.upstream, &url, response.headers())
                 .map_err(|refusal| self.wire.down(&ask.what, refusal, Blame::Answered))?;
         }
         let detail = format!("it redirects more than {MAX_REDIRECTS} times");

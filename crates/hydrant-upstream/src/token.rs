@@ -12,10 +12,10 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
+use hydrant_egress::Response;
 use hydrant_telemetry::metrics::RequestKind;
 use jiff::Timestamp;
 use moka::future::Cache;
-use reqwest::Response;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};

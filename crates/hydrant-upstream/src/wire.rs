@@ -4,12 +4,12 @@ use crate::{
     answer::{Blame, Failure},
     error::UpstreamError,
 };
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_ENCODING};
-use hydrant_egress::{Egress, EgressError};
+use hydrant_egress::{Egress, EgressError, Request, Response};
 use hydrant_proto::FailureClass;
 use hydrant_telemetry::{metrics, metrics::RequestKind};
-use reqwest::Response;
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -71,34 +71,31 @@ impl Wire {
     }
 
     async fn exchange(&self, hop: Hop<'_>, patience: Patience) -> Result<Response, Failure> {
-        let host = hop.url.host_str().unwrap_or_default().to_owned();
-        let request = self
-            .egress
-            .request(hop.method, hop.url)
-            .map_err(|source| self.refused(source))?
-            .headers(hop.headers);
+        let Hop { what, method, url, headers, .. } = hop;
+        self.egress.check(&url).map_err(|source| self.refused(source))?;
+        let host = url.host_str().unwrap_or_default().to_owned();
         let left = patience.left();
         if left.is_zero() {
             let detail = "the time for it was used up before it was asked".to_owned();
-            return Err(self.down(hop.what, detail, Blame::Nobody));
+            return Err(self.down(what, detail, Blame::Nobody));
         }
-        match timeout(left, request.send()).await {
+        let request = Request { method, url, headers, body: Bytes::new() };
+        match timeout(left, self.egress.send(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.not_sent(hop.what, &host, error)),
+            Ok(Err(error)) => Err(self.not_sent(what, &host, error)),
             Err(_) => {
                 let detail = format!("`{host}` did not answer within {}ms", left.as_millis());
-                Err(self.down(hop.what, detail, Blame::Failed))
+                Err(self.down(what, detail, Blame::Failed))
             }
         }
     }
 
-    fn not_sent(&self, what: &str, host: &str, error: reqwest::Error) -> Failure {
-        match EgressError::behind(&error) {
-            None | Some(EgressError::Unresolved { .. }) => {
-                let detail = format!("cannot ask `{host}`: {}", chain(error));
-                self.down(what, detail, Blame::Failed)
+    fn not_sent(&self, what: &str, host: &str, error: EgressError) -> Failure {
+        match error {
+            EgressError::Unresolved { .. } | EgressError::Unanswered(_) => {
+                self.down(what, format!("cannot ask `{host}`: {error}"), Blame::Failed)
             }
-            Some(refusal) => self.refused(refusal.clone()),
+            refusal => self.refused(refusal),
         }
     }
 
@@ -142,16 +139,4 @@ fn rough_class(kind: RequestKind, status: StatusCode) -> Result<(), FailureClass
         508 => Err(FailureClass::UpstreamLoop),
         _ => Err(FailureClass::UpstreamDown),
     }
-}
-
-/// The text of an error and its causes, without the URL, which may hold a signature.
-pub fn chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

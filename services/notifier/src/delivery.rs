@@ -9,12 +9,11 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use hydrant_egress::{Egress, EgressError, Policy};
+use hydrant_egress::{Body, Egress, EgressError, Policy, Request, Response};
 use hydrant_proto::Event;
 use hydrant_rules::Webhook;
 use hydrant_telemetry::propagation;
 use jiff::Timestamp;
-use reqwest::Response;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -71,7 +70,7 @@ pub enum Unsent {
     Secret(#[from] SecretError),
     /// Not to this address.
     #[error(transparent)]
-    Egress(#[from] EgressError),
+    Egress(EgressError),
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// Connection, TLS or protocol.
@@ -105,7 +104,6 @@ impl Sender {
         let egress = Egress::new(Policy {
             allow_private: webhook.allow_private,
             connect_timeout: limits.connect,
-            read_timeout: Some(limits.total),
         })?;
         Ok(Self { webhook, egress, limits })
     }
@@ -128,26 +126,26 @@ impl Sender {
 
     async fn send(&self, signed: Signed) -> Result<Answer, Unsent> {
         let deadline = Instant::now() + self.limits.total;
-        let request = self.egress.request(Method::POST, self.webhook.url.clone())?;
-        let sending = request.headers(signed.headers).body(signed.body).send();
-        let response = timeout_at(deadline, sending)
-            .await
-            .map_err(|_| Unsent::Timeout(self.limits.total))?
-            .map_err(|error| self.unsent(error))?;
+        let Signed { headers, body } = signed;
+        let (method, url) = (Method::POST, self.webhook.url.clone());
+        let response =
+            timeout_at(deadline, self.egress.send(Request { method, url, headers, body }))
+                .await
+                .map_err(|_| Unsent::Timeout(self.limits.total))??;
         let answer = Answer::of(&response, Timestamp::now());
         // The status has decided; a body that is too long or too slow costs the connection only.
-        let _ = timeout_at(deadline, read_away(response, self.limits.response_bytes)).await;
+        let reading = read_away(response.into_body(), self.limits.response_bytes);
+        let _ = timeout_at(deadline, reading).await;
         Ok(answer)
     }
+}
 
-    fn unsent(&self, error: reqwest::Error) -> Unsent {
-        if let Some(refused) = EgressError::behind(&error) {
-            return refused.clone().into();
+impl From<EgressError> for Unsent {
+    fn from(error: EgressError) -> Self {
+        match error {
+            EgressError::Unanswered(detail) => Self::Transport(detail),
+            refused => Self::Egress(refused),
         }
-        if error.is_timeout() && !error.is_connect() {
-            return Unsent::Timeout(self.limits.total);
-        }
-        Unsent::Transport(chain(&error.without_url()))
     }
 }
 
@@ -205,28 +203,14 @@ impl Answer {
     }
 }
 
-async fn read_away(mut response: Response, most: usize) {
+async fn read_away(mut body: Body, most: usize) {
     let mut read = 0;
-    while let Ok(Some(chunk)) = response.chunk().await {
+    while let Ok(Some(chunk)) = body.chunk().await {
         read += chunk.len();
         if read >= most {
             return;
         }
     }
-}
-
-/// What `error` says and what lies behind it, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Hostile token realms and addresses: no credential goes there, nothing private is dialled.
 
 use crate::lab::{Lab, PASSWORD, Setup, USER, app, credential, secrets, tag, upstream};
-use hydrant_egress::{Addrs, Name, Resolve, Resolving};
+use hydrant_egress::{Resolve, Resolving};
 use hydrant_proto::FailureClass;
 use hydrant_testkit::{Bearer, FakeUpstream, TestCertificate};
 use hydrant_upstream::{Options, Priority::Interactive, UpstreamError, Upstreams};
@@ -12,9 +12,9 @@ use std::{net::SocketAddr, sync::Arc};
 struct LeadsTo(SocketAddr);
 
 impl Resolve for LeadsTo {
-    fn resolve(&self, _: Name) -> Resolving {
+    fn resolve(&self, _: String) -> Resolving {
         let address = self.0;
-        Box::pin(async move { Ok(Box::new(std::iter::once(address)) as Addrs) })
+        Box::pin(async move { Ok(vec![address]) })
     }
 }
 
