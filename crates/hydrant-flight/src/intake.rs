@@ -1,23 +1,37 @@
 //! A body on its way here, in pieces worth a thread's while: what comes in small chunks is gathered
-//! for a moment, since hashing, writing and waking readers cost as much for a little as for a lot.
+//! for a moment, since hashing, writing and waking readers cost as much for a little as for a lot. Only
+//! short ones are copied for that.
 
 use crate::{error::FlightError, load::Body};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{StreamExt, stream::BoxStream};
-use std::time::Duration;
+use std::{mem, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// Bytes of a full piece.
-pub(crate) const PIECE: usize = 256 * 1024;
-/// Smallest room made for a piece.
-const SMALLEST: usize = 16 * 1024;
+/// Most bytes of a piece. It ends at a multiple of them in the blob, so that files are written in whole
+/// pages.
+const PIECE: usize = 256 * 1024;
+/// Chunks shorter than this are copied, in bytes: the read buffer that they are of stays in memory as
+/// long as they do, and is twice as large at most then (64 KiB, `hydrant-egress`).
+const SHORT: usize = 32 * 1024;
+/// Most bytes of short ones in one.
+const TOGETHER: usize = 64 * 1024;
 /// Longest wait for the rest of a piece. What has come so far keeps its readers waiting for so long.
 const LINGER: Duration = Duration::from_millis(2);
 
 /// The next bytes, and how the body ended, if it has.
 pub(crate) struct Piece {
-    pub bytes: Bytes,
+    pub bytes: Gathered,
     pub end: Option<End>,
+}
+
+/// Bytes one behind the other, as the chunks in which they came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gathered {
+    chunks: Vec<Bytes>,
+    /// The last ones, while they are short.
+    short: BytesMut,
+    length: usize,
 }
 
 #[derive(Debug)]
@@ -32,8 +46,8 @@ pub(crate) struct Intake {
     skip: u64,
     /// What came beyond the last piece.
     rest: Bytes,
-    /// Room to make for the next piece.
-    room: usize,
+    /// Where the next piece begins in the blob.
+    at: u64,
     linger: Duration,
 }
 
@@ -46,7 +60,7 @@ impl Intake {
             chunks: body.stream,
             skip,
             rest: Bytes::new(),
-            room: SMALLEST,
+            at: here,
             // Readers wait for their first byte.
             linger: Duration::ZERO,
         })
@@ -55,18 +69,18 @@ impl Intake {
     /// The next piece: a full one, or what has come within a moment of its first byte. Bytes are
     /// lost when it is not waited for to the end.
     pub async fn next(&mut self) -> Piece {
-        let mut gathered = BytesMut::new();
+        let full = PIECE - usize::try_from(self.at % PIECE as u64).unwrap_or(0);
+        let mut gathered = Gathered::default();
         let mut until = None;
         let end = loop {
             let skipped = self.skipped();
             self.rest.advance(skipped);
-            let taken = self.rest.len().min(PIECE - gathered.len());
+            let taken = self.rest.len().min(full - gathered.len());
             if taken > 0 && gathered.is_empty() {
-                gathered.reserve(self.room.max(taken));
                 until = Some(Instant::now() + self.linger);
             }
-            gathered.extend_from_slice(&self.rest.split_to(taken));
-            if gathered.len() == PIECE {
+            gathered.push(self.rest.split_to(taken));
+            if gathered.len() == full {
                 break None;
             }
             let next = match until {
@@ -83,8 +97,8 @@ impl Intake {
             }
         };
         self.linger = LINGER;
-        self.room = gathered.len().next_power_of_two().max(SMALLEST);
-        Piece { bytes: gathered.freeze(), end }
+        self.at += gathered.len() as u64;
+        Piece { bytes: gathered, end }
     }
 
     /// How many bytes of the chunk at hand are here already.
@@ -92,6 +106,48 @@ impl Intake {
         let skipped = self.rest.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
         self.skip -= skipped as u64;
         skipped
+    }
+}
+
+impl Gathered {
+    fn push(&mut self, chunk: Bytes) {
+        self.length += chunk.len();
+        let is_short = chunk.len() < SHORT;
+        if !is_short || self.short.len() + chunk.len() > TOGETHER {
+            self.settle();
+        }
+        match is_short {
+            true => self.short.extend_from_slice(&chunk),
+            false => self.chunks.push(chunk),
+        }
+    }
+
+    /// Makes a chunk of the short ones so far.
+    fn settle(&mut self) {
+        if !self.short.is_empty() {
+            self.chunks.push(mem::take(&mut self.short).freeze());
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub fn into_chunks(mut self) -> Vec<Bytes> {
+        self.settle();
+        self.chunks
+    }
+}
+
+impl From<Bytes> for Gathered {
+    fn from(bytes: Bytes) -> Self {
+        let mut gathered = Self::default();
+        gathered.push(bytes);
+        gathered
     }
 }
 
@@ -107,6 +163,17 @@ mod tests {
             chunk.map(Bytes::from)
         });
         Intake::new(Body { offset: 2, stream: stream.boxed() }, here).unwrap()
+    }
+
+    async fn all(mut intake: Intake) -> Vec<Bytes> {
+        let mut all = Vec::new();
+        loop {
+            let Piece { bytes, end } = intake.next().await;
+            all.extend(bytes.into_chunks());
+            if end.is_some() {
+                return all;
+            }
+        }
     }
 
     async fn lengths(mut intake: Intake) -> (Vec<usize>, End) {
@@ -133,8 +200,20 @@ mod tests {
     async fn pieces_are_no_larger_than_that_and_all_comes_before_the_error() {
         let chunks = vec![(0, Ok(vec![0; 2 * PIECE + 5])), (0, Err(FlightError::Stopping))];
         let (pieces, end) = lengths(intake(chunks, 2)).await;
-        assert_eq!(pieces, [PIECE, PIECE, 5]);
+        assert_eq!(pieces, [PIECE - 2, PIECE, 7], "they end where pages do");
         assert!(matches!(end, End::Broken(FlightError::Stopping)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_short_chunks_are_copied() {
+        let large = vec![1; SHORT];
+        let lies = large.as_ptr();
+        let mut chunks = vec![(0, Ok(vec![0; 7])); 3];
+        chunks.extend([(0, Ok(large)), (0, Ok(vec![2; SHORT - 1])), (0, Ok(vec![3; 2]))]);
+        let bytes = all(intake(chunks, 2)).await;
+        let lengths: Vec<_> = bytes.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [21, SHORT, SHORT + 1]);
+        assert_eq!(bytes[1].as_ptr(), lies);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     calm::Arriving,
     error::FlightError,
     flight::{Flight, Stage},
-    intake::{End, Intake},
+    intake::{End, Gathered, Intake},
     kept::Kept,
     leftovers::Leftovers,
     spool::{Before, LASTING_FROM, Reserved, Spool, SpoolFile},
@@ -147,7 +147,7 @@ impl Load {
     }
 
     /// Whether every byte is here once `piece` is.
-    pub fn is_full_with(&self, piece: &Bytes) -> bool {
+    pub fn is_full_with(&self, piece: &Gathered) -> bool {
         self.open.as_ref().is_some_and(|open| open.at + piece.len() as u64 >= open.size)
     }
 
@@ -227,7 +227,7 @@ impl Load {
             return Ok(Taken::Halted);
         }
         let mut intake = Intake::new(body, self.at())?;
-        let mut ready = Bytes::new();
+        let mut ready = Gathered::default();
         loop {
             // One piece arrives while another is hashed and written. Only the wait is given up, never
             // a write under way, so that the hash is of the file.
@@ -244,7 +244,7 @@ impl Load {
     }
 
     /// Hashes a piece and spools it; then readers hear of it.
-    pub async fn append(&mut self, piece: Bytes) -> Result<(), FlightError> {
+    pub async fn append(&mut self, piece: Gathered) -> Result<(), FlightError> {
         let open = self.open.as_mut().expect("opened before bytes are taken");
         let arrived = open.at + piece.len() as u64;
         if arrived > open.size {
@@ -254,8 +254,10 @@ impl Load {
         if piece.is_empty() {
             return Ok(());
         }
+        let piece: Arc<[Bytes]> = piece.into_chunks().into();
         let at = open.file.append(piece.clone()).await?;
-        self.flight.0.recent.keep(mem::replace(&mut open.at, at), piece);
+        let from = mem::replace(&mut open.at, at);
+        self.flight.0.recent.keep(from, &piece);
         self.flight.0.progress.send_modify(|progress| progress.spooled = at);
         self.flight.0.far.passed(at);
         Ok(())
@@ -320,7 +322,7 @@ mod tests {
         let flight = Flight::new(Digest::of(blob), size, urgency, &budget, &aside);
         let mut load = Load::new(&flight, room);
         load.open(LASTING_FROM).unwrap();
-        load.append(Bytes::from_static(&[7; 1000])).await.unwrap();
+        load.append(Bytes::from_static(&[7; 1000]).into()).await.unwrap();
         (flight, load)
     }
 

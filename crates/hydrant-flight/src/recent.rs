@@ -40,12 +40,19 @@ impl Recent {
         Self { budget: budget.clone(), readers: AtomicUsize::new(0), pieces: Mutex::default() }
     }
 
-    /// Keeps a piece, as the last ones, if anybody reads.
-    pub fn keep(&self, at: u64, piece: Bytes) {
+    /// Keeps what came, as the last pieces, if anybody reads.
+    pub fn keep(&self, mut at: u64, came: &[Bytes]) {
         let mut pieces = self.pieces();
+        for piece in came {
+            self.keep_one(&mut pieces, at, piece.clone());
+            at += piece.len() as u64;
+        }
+    }
+
+    fn keep_one(&self, pieces: &mut Pieces, at: u64, piece: Bytes) {
         let room = if self.readers.load(Relaxed) > 0 { OF_ONE } else { 0 };
         while pieces.bytes > 0 && pieces.bytes + piece.len() > room {
-            self.forget_first(&mut pieces);
+            self.forget_first(pieces);
         }
         if piece.len() <= room && self.take(piece.len()) {
             pieces.bytes += piece.len();
@@ -115,11 +122,11 @@ mod tests {
     fn the_last_pieces_are_kept_while_anybody_reads_and_no_more_than_allowed() {
         let budget = Budget::default();
         let recent = Recent::new(&budget);
-        recent.keep(0, piece(0, 10));
+        recent.keep(0, &[piece(0, 10)]);
         assert_eq!(recent.read(0, 10), None, "nobody reads");
         recent.reader();
         for (n, at) in (0_u8..8).zip((0..).step_by(OF_ONE / 4)) {
-            recent.keep(at, piece(n, OF_ONE / 4));
+            recent.keep(at, &[piece(n, OF_ONE / 4)]);
             assert!(budget.0.load(Relaxed) <= OF_ONE);
         }
         let quarter = OF_ONE as u64 / 4;
@@ -130,7 +137,7 @@ mod tests {
         let others = Recent::new(&budget);
         budget.0.fetch_add(OF_ALL - OF_ONE, Relaxed);
         others.reader();
-        others.keep(0, piece(9, 1));
+        others.keep(0, &[piece(9, 1)]);
         assert_eq!(others.read(0, 1), None, "all there may be is kept already");
         recent.reader_left();
         assert_eq!(budget.0.load(Relaxed), OF_ALL - OF_ONE);

@@ -88,7 +88,7 @@ impl Spool {
             Before::Nothing if room.in_memory > 0 => Ok(Spooled::in_memory(digest.algorithm())),
             Before::Nothing => self.empty(digest, size),
         };
-        let spooled = spooled.map_err(|error| self.has_failed(error))?;
+        let spooled = spooled.map_err(|error| self.has_failed(error))?.planned(size);
         let reader = SpoolReader { file: spooled.reader(), reserved: Arc::new(room) };
         Ok(SpoolFile { spooled: Some(spooled), reader })
     }
@@ -210,11 +210,12 @@ pub(crate) struct SpoolFile {
 impl SpoolFile {
     /// Hashes and appends a piece; returns how many bytes there are. For a file a thread of its own
     /// does that, while the next piece arrives.
-    pub async fn append(&mut self, piece: Bytes) -> Result<u64, FlightError> {
+    pub async fn append(&mut self, piece: Arc<[Bytes]>) -> Result<u64, FlightError> {
         let mut spooled = self.spooled.take().ok_or_else(broken)?;
-        self.reader.reserved.grow(spooled.written() + piece.len() as u64)?;
+        let length: usize = piece.iter().map(Bytes::len).sum();
+        self.reader.reserved.grow(spooled.written() + length as u64)?;
         let is_in_memory = spooled.is_in_memory();
-        let write = move || spooled.append(&piece).map(|()| spooled);
+        let write = move || spooled.append_all(&piece).map(|()| spooled);
         let written = match is_in_memory {
             true => write(),
             false => spawn_blocking(write).await.expect("hashing and writing do not panic"),
@@ -299,8 +300,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(&dir);
         let mut file = open(&spool, 4).unwrap();
-        assert_eq!(file.append(Bytes::from_static(b"hy")).await.unwrap(), 2);
-        assert_eq!(file.append(Bytes::from_static(b"drant")).await.unwrap(), 7);
+        assert_eq!(file.append([Bytes::from_static(b"hy")].into()).await.unwrap(), 2);
+        assert_eq!(file.append([Bytes::from_static(b"drant")].into()).await.unwrap(), 7);
         assert_eq!(file.reader().read(2..7).await.unwrap(), "drant");
         assert_eq!(spool.used(), 7);
         assert!(file.seal(&Digest::of(b"x")).is_err() && file.seal(&Digest::of(b"x")).is_err());

@@ -8,9 +8,11 @@
 
 use crate::{
     lasting,
+    layout::Layout,
     left_upload::LeftUpload,
     parts::Buffer,
     pread::{read_exact, read_onto},
+    pwrite::write_all,
     upload::PART_BYTES,
 };
 use bytes::{Bytes, BytesMut};
@@ -37,6 +39,7 @@ pub struct Spooled {
     /// What comes before the first byte, and is not in the file.
     before: Option<Arc<LeftUpload>>,
     borders: Borders,
+    layout: Layout,
 }
 
 /// Where the bytes are.
@@ -89,8 +92,14 @@ impl Spooled {
     }
 
     fn new(held: Held, hasher: Hasher) -> Self {
-        let borders = Borders::default();
-        Self { held, name: None, hasher, written: 0, left: 0, before: None, borders }
+        let (borders, layout) = (Borders::default(), Layout::default());
+        Self { held, name: None, hasher, written: 0, left: 0, before: None, borders, layout }
+    }
+
+    /// Tells how many bytes there will be, so that the file system can lay them out beforehand.
+    pub fn planned(mut self, size: u64) -> Self {
+        self.layout = Layout::of(size);
+        self
     }
 
     /// A file for what comes after the bytes of an upload.
@@ -129,7 +138,7 @@ impl Spooled {
             && self.written < end
         {
             let bytes = read_exact(file, self.written..end)?;
-            self.hash(&bytes);
+            self.hash(self.written, &bytes);
             self.written = end;
         }
         Ok(self.written)
@@ -138,21 +147,34 @@ impl Spooled {
     /// Hashes and appends; blocking, unless it is in memory. After an error it is of no use any more.
     /// What a former process left and was not hashed is lost.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if let Held::File(file) = &self.held
-            && self.written < self.left
-        {
-            file.set_len(self.written)?;
-            self.left = self.written;
+        self.append_all(&[bytes])
+    }
+
+    /// The same for bytes that lie here and there.
+    pub fn append_all(&mut self, chunks: &[impl AsRef<[u8]>]) -> Result<()> {
+        let mut end = self.written;
+        for chunk in chunks {
+            self.hash(end, chunk.as_ref());
+            end += chunk.as_ref().len() as u64;
         }
-        self.hash(bytes);
-        self.held.append(bytes, self.written)?;
-        self.written += bytes.len() as u64;
+        match &self.held {
+            Held::File(file) => {
+                if self.written < self.left {
+                    file.set_len(self.written)?;
+                    self.left = self.written;
+                }
+                self.layout.reach(file, self.written..end);
+                write_all(file, chunks, self.written)?;
+            }
+            Held::Memory(memory) => lengthen(memory, chunks),
+        }
+        self.written = end;
         Ok(())
     }
 
-    /// Hashes what comes at `written`, and notes the hash at the end of each part.
-    fn hash(&mut self, mut bytes: &[u8]) {
-        let (mut at, part) = (self.written, PART_BYTES as u64);
+    /// Hashes what comes at `at`, and notes the hash at the end of each part.
+    fn hash(&mut self, mut at: u64, mut bytes: &[u8]) {
+        let part = PART_BYTES as u64;
         while !bytes.is_empty() {
             let border = (at / part + 1) * part;
             let length = usize::try_from(border - at).map_or(bytes.len(), |n| n.min(bytes.len()));
@@ -187,20 +209,6 @@ impl Spooled {
 }
 
 impl Held {
-    fn append(&self, bytes: &[u8], at: u64) -> Result<()> {
-        match self {
-            Self::File(file) => file.write_all_at(bytes, at),
-            Self::Memory(memory) => {
-                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut longer = BytesMut::with_capacity(memory.len() + bytes.len());
-                longer.extend_from_slice(&memory);
-                longer.extend_from_slice(bytes);
-                *memory = longer.freeze();
-                Ok(())
-            }
-        }
-    }
-
     /// Whether it is the very same, and not only equal.
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
@@ -266,6 +274,15 @@ impl SpooledReader {
             tracing::warn!(file = %name.display(), %error, "spool file not removed; a sweep will");
         }
     }
+}
+
+fn lengthen(memory: &Mutex<Bytes>, chunks: &[impl AsRef<[u8]>]) {
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let more: usize = chunks.iter().map(|chunk| chunk.as_ref().len()).sum();
+    let mut longer = BytesMut::with_capacity(memory.len() + more);
+    longer.extend_from_slice(&memory);
+    chunks.iter().for_each(|chunk| longer.extend_from_slice(chunk.as_ref()));
+    *memory = longer.freeze();
 }
 
 fn slice(bytes: &Bytes, range: Range<u64>) -> Result<Bytes> {
