@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 /// Bytes a reader takes from the spool at a time.
-const BLOCK: u64 = 256 * 1024;
+const BLOCK: u64 = 128 * 1024;
 /// Most followers whose offers are kept in mind.
 const MAX_OFFERS: usize = 64;
 

@@ -3,6 +3,7 @@
 
 use crate::{
     aside::Aside,
+    crowd::Crowd,
     error::FlightError,
     flight::{Flight, Grant, Stage},
     keep::Keeper,
@@ -123,7 +124,8 @@ impl Flights {
         let spool = Spool::new(spool_dir, lasting.clone(), budget)?;
         let leftovers = Leftovers::new(lasting, &spool)?;
         leftovers.look_regularly();
-        let room = Room { spool, kept: Kept::new(budget / KEPT_SHARE), leftovers };
+        let (kept, crowd) = (Kept::new(budget / KEPT_SHARE), Crowd::default());
+        let room = Room { spool, kept, leftovers, crowd };
         Ok(Self(Arc::new(Inner {
             keeper: Keeper::new(store),
             room,

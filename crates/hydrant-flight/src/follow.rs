@@ -7,7 +7,7 @@ use crate::{
     far::Way,
     flight::Flight,
     flights::{Flights, Source},
-    intake::{End, Gathered, Intake, Piece},
+    intake::{End, Gathered, Piece},
     load::{Body, Load},
     peers::{Along, Answer, Offer, Report},
     turn::{Leader, Tenure, Turn},
@@ -153,7 +153,7 @@ impl Following<'_> {
     /// Takes bytes as long as they come from the leader; `None` when all are here.
     async fn take(&self, load: &mut Load, body: Body) -> Result<Option<Step>, FlightError> {
         load.read_again(&CancellationToken::new()).await?;
-        let (mut intake, mut ready) = (Intake::new(body, load.at())?, Gathered::default());
+        let (mut intake, mut ready) = (load.intake(body)?, Gathered::default());
         loop {
             // One piece arrives while another is hashed and written.
             let next = self.while_led(load.at() + ready.len() as u64, intake.next());

@@ -2,15 +2,16 @@
 //! for a moment, since hashing, writing and waking readers cost as much for a little as for a lot. Only
 //! short ones are copied for that.
 
-use crate::{error::FlightError, load::Body};
+use crate::{
+    crowd::{Crowd, Member},
+    error::FlightError,
+    load::Body,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{StreamExt, stream::BoxStream};
 use std::{mem, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// Most bytes of a piece. It ends at a multiple of them in the blob, so that files are written in whole
-/// pages.
-const PIECE: usize = 256 * 1024;
 /// Chunks shorter than this are copied, in bytes: the read buffer that they are of stays in memory as
 /// long as they do, and is twice as large at most then (64 KiB, `hydrant-egress`).
 const SHORT: usize = 32 * 1024;
@@ -49,11 +50,12 @@ pub(crate) struct Intake {
     /// Where the next piece begins in the blob.
     at: u64,
     linger: Duration,
+    crowd: Member,
 }
 
 impl Intake {
     /// `here` bytes of the blob are here already.
-    pub fn new(body: Body, here: u64) -> Result<Self, FlightError> {
+    pub fn new(body: Body, here: u64, crowd: &Crowd) -> Result<Self, FlightError> {
         let gap = || format!("it begins at {}, where {here} bytes are here", body.offset);
         let skip = here.checked_sub(body.offset).ok_or_else(|| FlightError::Integrity(gap()))?;
         Ok(Self {
@@ -63,13 +65,16 @@ impl Intake {
             at: here,
             // Readers wait for their first byte.
             linger: Duration::ZERO,
+            crowd: crowd.join(),
         })
     }
 
     /// The next piece: a full one, or what has come within a moment of its first byte. Bytes are
     /// lost when it is not waited for to the end.
     pub async fn next(&mut self) -> Piece {
-        let full = PIECE - usize::try_from(self.at % PIECE as u64).unwrap_or(0);
+        // It ends at a multiple of its length in the blob, so that files are written in whole pages.
+        let most = self.crowd.piece();
+        let full = most - usize::try_from(self.at % most as u64).unwrap_or(0);
         let mut gathered = Gathered::default();
         let mut until = None;
         let end = loop {
@@ -154,6 +159,7 @@ impl From<Bytes> for Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crowd::PIECE;
     use futures::stream;
     use tokio::time::sleep;
 
@@ -162,7 +168,7 @@ mod tests {
             sleep(Duration::from_millis(millis)).await;
             chunk.map(Bytes::from)
         });
-        Intake::new(Body { offset: 2, stream: stream.boxed() }, here).unwrap()
+        Intake::new(Body { offset: 2, stream: stream.boxed() }, here, &Crowd::default()).unwrap()
     }
 
     async fn all(mut intake: Intake) -> Vec<Bytes> {
@@ -219,6 +225,6 @@ mod tests {
     #[test]
     fn a_body_that_begins_behind_what_is_here_is_refused() {
         let body = Body { offset: 2, stream: stream::empty().boxed() };
-        assert!(matches!(Intake::new(body, 1), Err(FlightError::Integrity(_))));
+        assert!(matches!(Intake::new(body, 1, &Crowd::default()), Err(FlightError::Integrity(_))));
     }
 }

@@ -12,6 +12,7 @@
 
 mod aside;
 mod calm;
+mod crowd;
 mod error;
 mod far;
 mod fetch;

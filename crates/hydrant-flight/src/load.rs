@@ -3,6 +3,7 @@
 
 use crate::{
     calm::Arriving,
+    crowd::Crowd,
     error::FlightError,
     flight::{Flight, Stage},
     intake::{End, Gathered, Intake},
@@ -51,6 +52,7 @@ pub(crate) struct Room {
     pub spool: Arc<Spool>,
     pub kept: Arc<Kept>,
     pub leftovers: Arc<Leftovers>,
+    pub crowd: Crowd,
 }
 
 impl Room {
@@ -226,7 +228,7 @@ impl Load {
         if halt.is_cancelled() {
             return Ok(Taken::Halted);
         }
-        let mut intake = Intake::new(body, self.at())?;
+        let mut intake = self.intake(body)?;
         let mut ready = Gathered::default();
         loop {
             // One piece arrives while another is hashed and written. Only the wait is given up, never
@@ -241,6 +243,11 @@ impl Load {
                 return Ok(end.into());
             }
         }
+    }
+
+    /// What comes of `body` beyond the bytes here.
+    pub fn intake(&self, body: Body) -> Result<Intake, FlightError> {
+        Intake::new(body, self.at(), &self.room.crowd)
     }
 
     /// Hashes a piece and spools it; then readers hear of it.
@@ -312,7 +319,7 @@ mod tests {
         let lasting = dir.join("lasting");
         let spool = Spool::new(dir.into(), lasting.clone(), BUDGET).unwrap();
         let leftovers = Leftovers::new(lasting, &spool).unwrap();
-        Room { spool, kept: Kept::new(0), leftovers }
+        Room { spool, kept: Kept::new(0), leftovers, crowd: Crowd::default() }
     }
 
     /// A flight that has some of its blob.
