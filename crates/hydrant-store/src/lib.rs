@@ -81,7 +81,7 @@ use parts::Parts;
 use s3::S3;
 use sound::Sound;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 use tokio_util::task::TaskTracker;
@@ -98,8 +98,8 @@ pub struct Store {
     /// Aborts of dropped uploads and re-reads of suspect content.
     background: TaskTracker,
     /// Content that is being read again, or is to be, because a reader found it damaged or saw
-    /// only a part of it.
-    suspects: Arc<Mutex<BTreeSet<Digest>>>,
+    /// only a part of it; and whether the damage was counted.
+    suspects: Arc<Mutex<BTreeMap<Digest, bool>>>,
     sound: Arc<Sound>,
 }
 

@@ -4,9 +4,11 @@ use crate::{Store, error::StoreError, identity::Identity, key::Key, read};
 use bytes::Bytes;
 use futures::{StreamExt, pin_mut};
 use hydrant_proto::{Digest, Hasher};
+use hydrant_telemetry::metrics;
 use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStoreExt};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, btree_map::Entry},
+    mem,
     sync::{MutexGuard, PoisonError},
 };
 
@@ -21,6 +23,23 @@ pub enum Scrubbed {
     Missing,
     /// It did not, and was moved aside.
     Quarantined,
+}
+
+/// What a reader knows of the content that it wants looked at.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Damaged,
+    Nothing,
+}
+
+impl Found {
+    /// Counts damage, unless it was `counted` before: however many readers and looks find it.
+    fn count(self, counted: &mut bool) {
+        match self {
+            Self::Damaged if !mem::replace(counted, true) => metrics().store.found_corrupt(),
+            Self::Damaged | Self::Nothing => {}
+        }
+    }
 }
 
 impl Store {
@@ -73,7 +92,7 @@ impl Store {
     pub(crate) fn scrub_in_background(&self, digest: &Digest) {
         self.sound.forget(digest);
         let (store, of) = (self.clone(), digest.clone());
-        self.look(digest, async move { store.scrub(&of).await.map(drop) });
+        self.look(digest, Found::Damaged, async move { store.scrub(&of).await.map(drop) });
     }
 
     /// Looks at content of which a part is read, unless this process has seen it sound as it was
@@ -85,7 +104,7 @@ impl Store {
             return;
         }
         let (store, of) = (self.clone(), digest.clone());
-        self.look(digest, async move {
+        self.look(digest, Found::Nothing, async move {
             store.sound.in_turn(Box::pin(store.scrub(&of))).await.transpose().map(drop)
         });
     }
@@ -94,10 +113,12 @@ impl Store {
     fn look(
         &self,
         digest: &Digest,
+        found: Found,
         look: impl Future<Output = Result<(), StoreError>> + Send + 'static,
     ) {
-        if !self.suspects().insert(digest.clone()) {
-            return;
+        match self.suspects().entry(digest.clone()) {
+            Entry::Occupied(mut held) => return found.count(held.get_mut()),
+            Entry::Vacant(place) => found.count(place.insert(false)),
         }
         let (store, digest) = (self.clone(), digest.clone());
         self.background.spawn(async move {
@@ -108,7 +129,7 @@ impl Store {
         });
     }
 
-    fn suspects(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+    fn suspects(&self) -> MutexGuard<'_, BTreeMap<Digest, bool>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,6 +143,8 @@ impl Store {
         }
         match self.head(path).await? {
             Some(now) if now.e_tag == seen.e_tag && now.size == seen.size => {
+                // A reader that found it damaged may have counted it when it asked for this look.
+                Found::Damaged.count(self.suspects().get_mut(digest).unwrap_or(&mut false));
                 self.delete(path).await?;
                 self.sound.forget(digest);
                 tracing::error!(%digest, size_bytes = seen.size, "damaged content quarantined");
@@ -176,7 +199,7 @@ mod tests {
         let of = |n: u32| Digest::of(&n.to_be_bytes());
         for n in 0..5 {
             let sound = std::sync::Arc::clone(&store.sound);
-            store.look(&of(n), async move {
+            store.look(&of(n), Found::Nothing, async move {
                 sound.in_turn(std::future::pending::<()>()).await;
                 Ok(())
             });

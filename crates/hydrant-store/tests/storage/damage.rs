@@ -23,6 +23,14 @@ fn flipped(bytes: &Bytes) -> Bytes {
     bytes.into()
 }
 
+/// How often content was found damaged so far.
+fn findings() -> u64 {
+    let series = "hydrant_store_operations_total{operation=\"get\",outcome=\"corrupt\"} ";
+    let text = hydrant_telemetry::metrics_text();
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.expect("it is told from the start").parse().unwrap()
+}
+
 fn quarantined(digest: &Digest) -> String {
     format!("hydrant/v1/quarantine/sha256/{}", digest.hex())
 }
@@ -33,7 +41,9 @@ pub async fn a_flipped_manifest_is_quarantined_and_can_be_written_again(bench: &
     bench.store.stage_manifest(&digest, bytes.clone()).await.unwrap();
     bench.store.commit_manifest(&name, &digest).await.unwrap();
     bench.overwrite(&content_key(&digest), flipped(&bytes)).await;
+    let before = findings();
     assert_eq!(bench.store.manifest(&name, &digest).await.unwrap(), None);
+    assert_eq!(findings(), before + 1);
     assert_eq!(bench.read(&quarantined(&digest)).await, Some(flipped(&bytes)));
     assert_eq!(bench.read(&content_key(&digest)).await, None);
     bench.store.stage_manifest(&digest, bytes.clone()).await.unwrap();
@@ -44,7 +54,9 @@ pub async fn a_flipped_small_blob_counts_as_absent(bench: &Bench) {
     let bytes = bytes_of(1, 10_000);
     let digest = put(&bench.store, &bytes).await;
     bench.overwrite(&content_key(&digest), flipped(&bytes)).await;
+    let before = findings();
     assert!(bench.store.read_blob(&digest, None).await.unwrap().is_none());
+    assert_eq!(findings(), before + 1);
     assert_eq!(bench.store.blob_size(&digest).await.unwrap(), None);
     put(&bench.store, &bytes).await;
     assert_eq!(bench.store.scrub(&digest).await.unwrap(), Scrubbed::Sound);
@@ -54,9 +66,11 @@ pub async fn a_flipped_large_blob_never_ends_cleanly_and_is_quarantined(bench: &
     let bytes = bytes_of(2, 3_000_000);
     let digest = put(&bench.store, &bytes).await;
     bench.overwrite(&content_key(&digest), flipped(&bytes)).await;
+    let before = findings();
     let read = bench.store.read_blob(&digest, None).await.unwrap().unwrap();
     let (got, end) = drain(read).await;
     assert!(matches!(end, Err(StoreError::Corrupt { .. })), "{end:?}");
+    assert_eq!(findings(), before + 1, "the reader saw it");
     assert!(got.len() < bytes.len() && bytes.starts_with(&got));
     until("the blob in quarantine", LIMIT, async || {
         bench.store.blob_size(&digest).await.unwrap().is_none().then_some(())
@@ -64,12 +78,14 @@ pub async fn a_flipped_large_blob_never_ends_cleanly_and_is_quarantined(bench: &
     .await;
     assert_eq!(bench.read(&quarantined(&digest)).await, Some(flipped(&bytes)));
     assert_eq!(bench.store.scrub(&digest).await.unwrap(), Scrubbed::Missing);
+    assert_eq!(findings(), before + 1, "what was found twice is one finding");
 }
 
 pub async fn a_flipped_blob_is_quarantined_though_only_a_part_is_read(bench: &Bench) {
     let bytes = bytes_of(4, 3_000_000);
     let digest = put(&bench.store, &bytes).await;
     bench.overwrite(&content_key(&digest), flipped(&bytes)).await;
+    let before = findings();
     for _ in 0..3 {
         // The last of them may find it gone already.
         if let Some(read) = bench.store.read_blob(&digest, Some(5..10)).await.unwrap() {
@@ -81,6 +97,7 @@ pub async fn a_flipped_blob_is_quarantined_though_only_a_part_is_read(bench: &Be
     })
     .await;
     assert_eq!(bench.read(&quarantined(&digest)).await, Some(flipped(&bytes)));
+    assert_eq!(findings(), before + 1);
 }
 
 pub async fn a_short_or_empty_object_counts_as_absent(bench: &Bench) {

@@ -144,6 +144,12 @@ impl Store {
         Self { operations, duration }
     }
 
+    /// Content was found that is not what its key says. A finding and no request of its own: those
+    /// that read the content were counted as they were answered.
+    pub fn found_corrupt(&self) {
+        self.operations.add(1, &store_labels(StoreOperation::Get, StoreOutcome::Corrupt));
+    }
+
     pub fn done(&self, operation: StoreOperation, outcome: StoreOutcome, took: Duration) {
         let labels = store_labels(operation, outcome);
         self.operations.add(1, &labels);
