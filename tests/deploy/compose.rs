@@ -22,13 +22,19 @@ pub async fn services() -> Option<Map<String, Value>> {
 #[tokio::test]
 async fn every_service_has_a_health_check_and_waits_for_what_it_needs() {
     let Some(services) = services().await else { return };
-    // Its image has nothing that could ask; another service asks from beside it, and ends.
-    let unasked = ["otel-collector", "otel-collector-health"];
-    for (name, service) in services.iter().filter(|(name, _)| !unasked.contains(&name.as_str())) {
-        assert!(service["healthcheck"]["test"].is_array(), "{name} has no health check");
+    for (name, service) in &services {
+        let checked = service["healthcheck"]["test"].is_array();
+        assert!(checked || ends(service), "{name} has no health check");
         for (needed, how) in service["depends_on"].as_object().into_iter().flatten() {
-            assert_eq!(how["condition"], "service_healthy", "{name} needs {needed}");
+            let condition = match ends(&services[needed]) {
+                true => "service_completed_successfully",
+                false => "service_healthy",
+            };
+            assert_eq!(how["condition"], condition, "{name} needs {needed}");
         }
+        // To `up --wait` one that ends has failed, unless somebody waits for its end.
+        let mut others = services.values();
+        assert!(!ends(service) || others.any(|other| waits(other, name)), "{name} ends");
     }
     for role in ["frontend-1", "frontend-2", "importer", "notifier", "control"] {
         let needs = services[role]["depends_on"].as_object().unwrap();
@@ -37,6 +43,26 @@ async fn every_service_has_a_health_check_and_waits_for_what_it_needs() {
         }
     }
     assert_eq!(services["importer"]["deploy"]["replicas"], 3);
+}
+
+/// Whether a service is one that does its work and ends.
+fn ends(service: &Value) -> bool {
+    matches!(service["restart"].as_str(), None | Some("no" | "on-failure"))
+}
+
+fn waits(service: &Value, one: &str) -> bool {
+    service["depends_on"].get(one).is_some()
+}
+
+/// The collector's image holds no program that could ask; see the comment in the compose file.
+#[tokio::test]
+async fn the_collector_asks_itself_at_the_address_where_it_answers() {
+    let Some(services) = services().await else { return };
+    let test = services["otel-collector"]["healthcheck"]["test"].to_string();
+    let config = fs::read_to_string(deploy("compose/otel-collector.yaml")).unwrap();
+    assert!(config.contains("endpoint: \"127.0.0.1:13133\", path: /healthz"), "{config}");
+    assert!(config.contains("response_body: {healthy: \"{}\"}"), "{config}");
+    assert!(test.contains("--config=http://127.0.0.1:13133/healthz"), "{test}");
 }
 
 #[tokio::test]
