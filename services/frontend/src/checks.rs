@@ -2,8 +2,8 @@
 //!
 //! One check at a time for all clients of the process, and, while the bus is there, of the cluster:
 //! who gets the turn asks, and the others read what he wrote down. A check belongs to no client. Who
-//! waits for it does so for as long as the rule says, and it goes on; what it finds is then fetched
-//! and hydrated although nobody asked for it.
+//! waits for it does so for as long as the rule says, and it goes on, though nobody waits for it again;
+//! what it finds is then fetched and hydrated although nobody asked for it.
 
 use crate::{
     asking::{Told, by_tag},
@@ -18,6 +18,7 @@ use crate::{
 };
 use hydrant_proto::Tag;
 use hydrant_rules::{Due, Freshness};
+use hydrant_upstream::Head;
 use std::sync::Arc;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -26,8 +27,15 @@ use tokio_util::task::TaskTracker;
 /// written down before it is hydrated, so waiting longer is of no use.
 const TURNS: usize = 2;
 
-/// What a tag names; `None` when only its manifest can tell.
-type Outcome = Result<Option<Heard>, Failure>;
+/// What the upstream says of a tag.
+#[derive(Clone)]
+pub enum Checked {
+    Names(Heard),
+    /// That it is there, and not what it names: only its manifest can tell.
+    Untold(Head),
+}
+
+type Outcome = Result<Checked, Failure>;
 
 /// The checks under way in this process.
 pub struct Checks {
@@ -51,14 +59,13 @@ impl Tags {
         if !newest.may_be_stale(place, tag) {
             return check.await;
         }
-        if let Ok(outcome) = timeout(terms.check_within, check).await {
+        // One that others have waited for as long as that is not waited for again, until it is through.
+        let taken = self.checks.asking.age(&place.spot(tag)).unwrap_or_default();
+        if let Ok(outcome) = timeout(terms.check_within.saturating_sub(taken), check).await {
             return outcome;
         }
-        // Until it is through, others need not wait as long again.
-        let slow = Failure::SlowCheck(terms.check_within);
-        self.rumours.keep_silence(place.spot(tag), &slow);
         self.check_behind(place, tag);
-        Err(slow)
+        Err(Failure::SlowCheck(terms.check_within))
     }
 
     /// Has the tag checked, and what it has moved to brought here, without anybody waiting.
@@ -66,7 +73,7 @@ impl Tags {
         let (tags, place_of, tag_of) = (self.clone(), place.clone(), tag.clone());
         let work = || async move {
             let (place, tag) = (place_of, tag_of);
-            if let Ok(Some(heard)) = tags.joined(&place, &tag).await
+            if let Ok(Checked::Names(heard)) = tags.joined(&place, &tag).await
                 && heard.seen().is_none()
                 && let Err(failure) = tags.serve(&place, &tag, &heard, Read::Get).await
             {
@@ -111,7 +118,9 @@ impl Tags {
                 return Err(Failure::Missing(What::Manifest));
             }
             match (standing.newest, turn) {
-                (Some(newest), _) if newest.due(place, tag) == Due::No => return Ok(Some(newest)),
+                (Some(newest), _) if newest.due(place, tag) == Due::No => {
+                    return Ok(Checked::Names(newest));
+                }
                 (_, Turn::Others) => self.rumours.turn_ends(place, tag).await,
                 (newest, turn) => return self.ask(place, tag, newest, turn).await,
             }
@@ -123,20 +132,20 @@ impl Tags {
     async fn ask(&self, place: &Place, tag: &Tag, newest: Option<Heard>, turn: Turn) -> Outcome {
         let budget = place.route.upstream.timeout.0;
         let told = self.manifests.asking.head(place, &by_tag(tag), budget).await?;
-        let Some(digest) = told.head.digest.clone() else { return Ok(None) };
+        let Some(digest) = told.head.digest.clone() else { return Ok(Checked::Untold(told.head)) };
         // While the upstream was asked, something younger may have been heard.
         let standing = self.standing(place, tag).await;
         let is_younger =
             |heard: &Heard| heard.confirmed_at > told.at || heard.due(place, tag) == Due::No;
         if let Some(younger) = standing.newest.filter(is_younger) {
-            return Ok(Some(younger));
+            return Ok(Checked::Names(younger));
         }
         match newest.filter(|newest| newest.digest == digest) {
-            Some(same) => Ok(Some(self.same(place, tag, same, &told, turn))),
+            Some(same) => Ok(Checked::Names(self.same(place, tag, same, &told, turn))),
             None => {
                 tracing::info!(image.repository = %place.repository(), image.tag = %tag,
                     to = %digest, "tag moved upstream");
-                Ok(Some(Heard::observed(Arc::new(Observation::heard(digest, &told)))))
+                Ok(Checked::Names(Heard::observed(Arc::new(Observation::heard(digest, &told)))))
             }
         }
     }

@@ -5,8 +5,9 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -16,7 +17,12 @@ pub struct Coalesced<K: Eq + Hash, V> {
     tasks: TaskTracker,
 }
 
-type Running<K, V> = Mutex<HashMap<K, watch::Receiver<Option<V>>>>;
+type Running<K, V> = Mutex<HashMap<K, Task<V>>>;
+
+struct Task<V> {
+    began: Instant,
+    outcome: watch::Receiver<Option<V>>,
+}
 
 /// Whether the caller's own request did the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,11 @@ where
         (value, part)
     }
 
+    /// For how long the work of `key` has been under way, if it is.
+    pub fn age(&self, key: &K) -> Option<Duration> {
+        lock(&self.running).get(key).map(|task| task.began.elapsed())
+    }
+
     /// Begins `work` unless the same is under way; nobody waits for it.
     pub fn begin<F>(&self, key: K, work: impl FnOnce() -> F)
     where
@@ -59,10 +70,10 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         match lock(&self.running).entry(key.clone()) {
-            Entry::Occupied(entry) => (entry.get().clone(), Part::Joined),
+            Entry::Occupied(entry) => (entry.get().outcome.clone(), Part::Joined),
             Entry::Vacant(entry) => {
                 let (sender, receiver) = watch::channel(None);
-                entry.insert(receiver.clone());
+                entry.insert(Task { began: Instant::now(), outcome: receiver.clone() });
                 let leaving = Leaving { running: self.running.clone(), key };
                 let work = work();
                 let task = async move {

@@ -13,7 +13,7 @@
 use crate::{
     answer::Answer,
     asking::{Told, by_tag},
-    checks::Checks,
+    checks::{Checked, Checks},
     error::{Failure, What},
     heard::{Heard, is_of, is_refused_when_gone, newest},
     held::Held,
@@ -146,14 +146,17 @@ impl Tags {
         read: Read,
     ) -> Result<Answer, Failure> {
         match self.soon(place, tag, newest).await? {
-            Some(heard) => {
+            Checked::Names(heard) => {
                 if read == Read::Head && heard.seen().is_none() {
                     self.manifests.family.named(place.spot(&heard.digest), tag);
                 }
                 self.serve(place, tag, &heard, read).await
             }
-            // A registry that does not say; only the manifest itself does.
-            None => self.fetch(place, tag).await,
+            // A registry that does not say. A HEAD never becomes a GET.
+            Checked::Untold(head) => match read {
+                Read::Head => Ok(Found::told(head).answer(true)),
+                Read::Get => self.fetch(place, tag).await,
+            },
         }
     }
 

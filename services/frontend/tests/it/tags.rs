@@ -6,7 +6,11 @@ use hydrant_proto::{Event, EventKind};
 use hydrant_store::{Frozen, Owner, Steering, Writer};
 use hydrant_testkit::{Fault, ImageBuilder, NatsServer, until};
 use jiff::{SignedDuration, Timestamp};
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 fn long_ago() -> Timestamp {
     Timestamp::now() - SignedDuration::from_hours(1)
@@ -103,6 +107,46 @@ async fn a_slow_upstream_costs_a_stale_answer_no_more_than_its_budget() {
     let began = std::time::Instant::now();
     lab.pull("lab/app/manifests/1").await;
     assert!(began.elapsed() < Duration::from_secs(1), "the failure counts for a moment");
+}
+
+#[tokio::test]
+async fn a_slow_check_is_waited_for_once_however_long_it_takes() {
+    let lab = Lab::setup().rule("check_within = '1s'").start().await;
+    let (image, name) = (ImageBuilder::new(1).build(), "lab/app".parse().unwrap());
+    lab.upstream.insert(&image, "app", "1");
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    lab.upstream.inject("*/manifests/*", Fault::delay(Duration::from_secs(8)));
+    let waits = AtomicUsize::new(0);
+    until("the check to end", SOON, async || {
+        let began = std::time::Instant::now();
+        let answer = lab.pull("lab/app/manifests/1").await;
+        if began.elapsed() > Duration::from_millis(500) {
+            waits.fetch_add(1, Ordering::Relaxed);
+        }
+        (header(&answer.0, "x-hydrant-cache") == "hit").then_some(())
+    })
+    .await;
+    assert_eq!((waits.into_inner(), lab.upstream.heads("*")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_clients_head_stays_one_where_the_upstream_does_not_say_what_a_tag_names() {
+    let lab = Lab::start().await;
+    let (image, name) = (ImageBuilder::new(1).build(), "lab/app".parse().unwrap());
+    lab.upstream.insert(&image, "app", "1");
+    lab.hydrate(&image, "lab/app", "1").await;
+    lab.point(&name, "1", &image, Owner::Cache, long_ago()).await;
+    lab.upstream.inject("*", Fault::none().without_header("docker-content-digest"));
+    for _ in 0..3 {
+        let head = lab.head("lab/app/manifests/1").send().await.unwrap();
+        assert_eq!(head.status(), 200);
+        let size = image.manifest.len().to_string();
+        assert_eq!(header(head.headers(), "content-length"), size);
+    }
+    assert_eq!((lab.upstream.heads("*/manifests/*"), lab.upstream.gets("*/manifests/*")), (3, 0));
+    assert_manifest(&lab.pull("lab/app/manifests/1").await, &image);
+    assert_eq!(lab.upstream.gets("*/manifests/*"), 1);
 }
 
 #[tokio::test]
