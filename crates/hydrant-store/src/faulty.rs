@@ -1,11 +1,11 @@
 //! Stores that misbehave, for tests: memory behind a wrapper that breaks conditional writes.
 
 use crate::{Backend, Store};
-use futures::{future::BoxFuture, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
-    memory::InMemory, path::Path,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    UploadPart, memory::InMemory, path::Path,
 };
 use std::{
     fmt,
@@ -30,6 +30,10 @@ pub(crate) enum Fault {
     NotImplemented,
     /// Takes no part of an upload.
     LosesParts,
+    /// Deletes as many objects as the count says, which it counts down.
+    StopsDeleting,
+    /// The records of all tags are removed while a link is written.
+    ForgetsTags,
 }
 
 #[derive(Debug)]
@@ -63,8 +67,13 @@ impl Faulty {
         if options.mode == PutMode::Overwrite {
             return self.inner.put_opts(path, payload, options).await;
         }
+        if self.fault == Fault::StopsDeleting {
+            return self.inner.put_opts(path, payload, options).await;
+        }
         self.fired.fetch_add(1, Ordering::Relaxed);
         match self.fault {
+            Fault::ForgetsTags if path.filename() == Some("link") => self.forget_tags().await?,
+            Fault::StopsDeleting | Fault::ForgetsTags => {}
             Fault::IgnoresCreate if is_create => options.mode = PutMode::Overwrite,
             Fault::IgnoresUpdate if !is_create => options.mode = PutMode::Overwrite,
             Fault::IgnoresCreate | Fault::IgnoresUpdate | Fault::LosesParts => {}
@@ -89,6 +98,16 @@ impl Faulty {
             }
         }
         self.inner.put_opts(path, payload, options).await
+    }
+}
+
+impl Faulty {
+    async fn forget_tags(&self) -> Result<()> {
+        let all: Vec<_> = self.inner.list(None).try_collect().await?;
+        for meta in all.into_iter().filter(|meta| meta.location.as_ref().contains("/_tags/")) {
+            self.inner.delete(&meta.location).await?;
+        }
+        Ok(())
     }
 }
 
@@ -184,7 +203,15 @@ impl ObjectStore for Faulty {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        let (stops, left) = (self.fault == Fault::StopsDeleting, Arc::clone(&self.fired));
+        let allowed = paths.map(move |path| match stops {
+            true => left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .map_err(|_| broken())
+                .and(path),
+            false => path,
+        });
+        self.inner.delete_stream(allowed.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

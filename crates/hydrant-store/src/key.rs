@@ -141,13 +141,17 @@ fn content_of(repository: &RepositoryName) -> String {
     format!("{}/{repository}", repositories())
 }
 
-/// The folders of all that makes content visible in one repository.
-pub(crate) fn visible_in(repository: &RepositoryName) -> [String; 5] {
+/// The folders of all that makes content visible in one repository, in the order in which they are
+/// cleared. A tag's link without its record would count as pushed, so links go first; and once more
+/// after the records, for a writer that had one in its hands meanwhile.
+pub(crate) fn visible_in(repository: &RepositoryName) -> [String; 6] {
     let (content, records) = (content_of(repository), records_of(repository));
+    let manifests = format!("{content}/_manifests");
     [
+        manifests.clone(),
         format!("{records}/_tags"),
+        manifests,
         format!("{records}/_history"),
-        format!("{content}/_manifests"),
         format!("{records}/_referrers"),
         format!("{content}/_layers"),
     ]

@@ -63,6 +63,7 @@ pub use leftovers::Leftover;
 pub use list::Page;
 pub use miss::{MissRecord, Wanted};
 pub use open::{InvalidStoreUrl, S3Settings, StoreConfig, StoreUrl};
+pub use origin::Takeover;
 pub use quarantine::Scrubbed;
 pub use referrer::Referrer;
 pub use sound_file::SoundFile;

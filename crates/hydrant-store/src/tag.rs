@@ -111,15 +111,21 @@ impl Store {
         tag: &Tag,
     ) -> Result<(), StoreError> {
         let path = self.at(Key::TagRecord(repository, tag));
+        let mut followed = None;
         for _ in 0..MAX_ROUNDS {
             let link = self.current_link(repository, tag).await?;
-            let Some(Stored::Readable(record, _)) = self.get_record::<TagRecord>(&path).await?
-            else {
-                return Ok(());
+            let record = match self.get_record::<TagRecord>(&path).await? {
+                Some(Stored::Readable(record, _)) => record,
+                // It went with its origin. A link without a record would count as pushed.
+                None if let Some(digest) = &followed => {
+                    return self.unlink(repository, tag, digest, link).await;
+                }
+                Some(Stored::Unreadable(_)) | None => return Ok(()),
             };
             match self.follow(repository, tag, &record, link).await {
                 Ok(true) => return Ok(()),
-                Ok(false) | Err(StoreError::Conflict { .. }) => {}
+                Ok(false) => followed = Some(record.digest),
+                Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -154,6 +160,21 @@ impl Store {
                 Ok(false)
             }
         }
+    }
+
+    /// Takes back a link that was just made to say `digest`, unless it says something else by now.
+    async fn unlink(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        digest: &Digest,
+        link: Option<(String, Stamp)>,
+    ) -> Result<(), StoreError> {
+        if link.is_none_or(|(text, _)| text != digest.to_string()) {
+            return Ok(());
+        }
+        self.delete(&self.at(Key::TagIndexLink(repository, tag, digest))).await?;
+        self.delete(&self.at(Key::TagLink(repository, tag))).await
     }
 
     async fn current_link(
@@ -204,6 +225,10 @@ impl Store {
         let Some(link) = link else {
             return Ok(None);
         };
+        // What a former origin brought is nobody's push, however much of it is gone already.
+        if self.is_being_cleared(repository).await? {
+            return Ok(None);
+        }
         let Some(record) = self.adopted(&link).await? else {
             return Ok(None);
         };
