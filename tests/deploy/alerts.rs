@@ -1,7 +1,10 @@
 //! The alerts: taken by Prometheus, raised by the trouble they are for and by nothing else, and each
 //! with a runbook.
 
-use crate::tools::{deploy, run, run_in, tool};
+use crate::{
+    rendered::{NAMESPACE, set},
+    tools::{deploy, run, run_in, tool},
+};
 use hydrant_testkit::binaries::workspace_root;
 use std::{collections::BTreeSet, fs};
 
@@ -29,6 +32,31 @@ async fn alerts_are_raised_by_their_trouble_and_by_nothing_else() {
         });
         assert!(raised, "no case raises {alert}");
     }
+}
+
+/// Each release brings its own rules, so they must not speak of another's.
+#[tokio::test]
+async fn the_charts_rules_speak_of_its_own_release_alone() {
+    let Some(promtool) = tool("promtool", "the chart's alerts") else { return };
+    let Some(rendered) = set("fleet").await else { return };
+    let spec = &rendered.named("PrometheusRule", "hydrant")["spec"];
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("rules.yaml"), spec.to_string()).unwrap();
+    run_in(directory.path(), &promtool, ["check", "rules", "rules.yaml"]).await.success();
+
+    let ours = format!("{{namespace=\"{NAMESPACE}\",job=\"hydrant\"");
+    let groups = spec["groups"].as_array().unwrap().iter();
+    let rules: Vec<_> = groups.flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert!(rules.len() > 20, "{} rules", rules.len());
+    for rule in rules {
+        let expr = rule["expr"].as_str().unwrap();
+        let selectors = expr.match_indices('{').count();
+        assert!(selectors > 0 && selectors == expr.matches(&ours).count(), "{expr}");
+        let named = [" up", "(up", "hydrant_", "hydrant:"].map(|name| expr.matches(name).count());
+        assert_eq!(named.iter().sum::<usize>(), selectors, "a metric of everybody's: {expr}");
+    }
+    let relabelled = rendered.named("ServiceMonitor", "hydrant").to_string();
+    assert!(relabelled.contains(r#""targetLabel":"namespace""#), "{relabelled}");
 }
 
 #[test]
