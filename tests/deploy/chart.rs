@@ -57,6 +57,8 @@ async fn what_is_missing_or_misspelt_is_refused_with_a_remedy() {
         (format!("{IMAGE}nats: {{url: 'nats://u:p@n:4222'}}"), "/nats/url"),
         (format!("{IMAGE}frontend: {{replica: 3}}"), "replica"),
         (format!("{IMAGE}nats: {{replicas: 2}}"), "/nats/replicas"),
+        (format!("{IMAGE}disruptionBudget: {{maxUnavailable: 0}}"), "/maxUnavailable"),
+        (format!("{IMAGE}disruptionBudget: {{maxUnavailable: '0%'}}"), "/maxUnavailable"),
         (
             format!(
                 "{IMAGE}nats: {{url: 'nats://n:4222'}}\nstore: {{bucket: images}}\n\
@@ -69,6 +71,52 @@ async fn what_is_missing_or_misspelt_is_refused_with_a_remedy() {
         let why = rendered.refused.unwrap_or_else(|| panic!("{values} was accepted"));
         assert!(why.contains(expected), "{values}\nwas refused with: {why}");
     }
+}
+
+/// The configuration becomes a ConfigMap, which is no place for a secret.
+#[tokio::test]
+async fn secrets_are_taken_by_reference_alone() {
+    let base = "image: {repository: r.example/hydrant}\nnats: {url: 'nats://n:4222'}\n\
+                store: {bucket: images}\nconfig: ";
+    let credential = |user: &str, password: &str| {
+        format!("{base}{{credential: [{{name: hub, username: {user}, password: {password}}}]}}")
+    };
+    let webhook = |url: &str, secret: &str| {
+        format!("{base}{{webhook: [{{name: ci, url: '{url}', secret: {secret}}}]}}")
+    };
+    let upstream = |url: &str| format!("{base}{{upstream: [{{name: hub, endpoint: '{url}'}}]}}");
+    for (values, refused) in [
+        (credential("{env: U}", "hunter2"), Some("credential/0/password")),
+        (credential("bob", "{env: P}"), Some("credential/0/username")),
+        (credential("{env: U}", "{env: P, file: /p}"), Some("credential/0/password")),
+        (credential("{env: U}", "{value: hunter2}"), Some("credential/0/password")),
+        (credential("{env: U}", "{}"), Some("credential/0/password")),
+        (credential("{env: U}", "{file: /p}"), None),
+        (webhook("https://ci.example/hook", "whsec_c2VjcmV0"), Some("webhook/0/secret")),
+        (webhook("https://u:p@ci.example/hook", "{env: S}"), Some("webhook/0/url")),
+        (webhook("https://ci.example/hook", "{env: S}"), None),
+        (upstream("https://u:p@hub.example"), Some("upstream/0/endpoint")),
+        (upstream("https://hub.example:5000"), None),
+    ] {
+        let Some(rendered) = with_values(&values).await else { return };
+        match refused {
+            Some(place) => {
+                let why = rendered.refused.unwrap_or_else(|| panic!("{values} was accepted"));
+                assert!(why.contains(place), "{values}\nwas refused with: {why}");
+            }
+            None => assert_eq!(rendered.refused, None, "{values}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn frontends_may_scale_by_more_than_their_cpu() {
+    let Some(rendered) = set("fleet").await else { return };
+    let metrics =
+        &rendered.named("HorizontalPodAutoscaler", "hydrant-frontend")["spec"]["metrics"];
+    assert_eq!(metrics[0]["resource"]["name"], "cpu");
+    let more = &metrics[1]["pods"]["metric"]["name"];
+    assert_eq!(more, "hydrant_pull_served_bytes_per_second");
 }
 
 #[tokio::test]

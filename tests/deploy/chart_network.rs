@@ -1,6 +1,6 @@
 //! The chart's NetworkPolicies, evaluated: what has to get through does, and nothing else.
 
-use crate::rendered::{NAMESPACE, Rendered, labels, map, selects, set};
+use crate::rendered::{NAMESPACE, Rendered, labels, map, selects, set, with_values};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -130,6 +130,11 @@ async fn a_trial_is_closed_but_for_what_it_needs() {
     assert!(passes(&r, &Place::Elsewhere("keda"), &ours("nats"), "TCP", 8222), "the scaler");
     assert!(!passes(&r, &ours("control"), &INTERNET, "TCP", 443), "control fetches nothing");
     assert!(!passes(&r, &ours("apply"), &INTERNET, "TCP", 443));
+    for role in ROLES {
+        let outsider = Place::Elsewhere("default");
+        assert!(!passes(&r, &outsider, &ours(role), "TCP", 9464), "the admin port of {role}");
+    }
+    assert!(!passes(&r, &Place::Elsewhere("default"), &ours("nats"), "TCP", 8222));
     for outsider in [Place::Elsewhere("default"), NODE, ours("apply")] {
         assert!(!passes(&r, &outsider, &ours("nats"), "TCP", 4222), "{outsider:?}");
         assert!(!passes(&r, &outsider, &ours("store"), "TCP", 8333), "{outsider:?}");
@@ -158,6 +163,20 @@ async fn a_fleet_reaches_what_its_configuration_names_and_is_reached_by_whom_it_
     assert!(passes(&r, &NODE, &ours("frontend"), "TCP", 5000), "10.0.0.0/8 may pull");
     assert!(!passes(&r, &INTERNET, &ours("frontend"), "TCP", 5000));
     assert!(passes(&r, &ours("apply"), &ours("control"), "TCP", 9464));
+}
+
+/// In a policy, no peers at all would be everybody.
+#[tokio::test]
+async fn whom_nobody_is_named_for_lets_nobody_in() {
+    let values = "image: {repository: r.example/hydrant}\nbundled: {nats: {enabled: true}, store: \
+                  {enabled: true}}\nnetworkPolicy: {metrics: [], scaler: [], api: []}";
+    let Some(r) = with_values(values).await else { return };
+    for role in ROLES {
+        let scraper = Place::Elsewhere("monitoring");
+        assert!(!passes(&r, &scraper, &ours(role), "TCP", 9464), "{role}");
+    }
+    assert!(!passes(&r, &Place::Elsewhere("keda"), &ours("nats"), "TCP", 8222));
+    assert!(passes(&r, &ours("apply"), &ours("control"), "TCP", 9464), "the hook job");
 }
 
 #[tokio::test]

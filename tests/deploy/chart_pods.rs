@@ -2,7 +2,7 @@
 //! secrets in the clear.
 
 use crate::{
-    rendered::{SETS, containers, set, variables},
+    rendered::{Rendered, SETS, containers, set, variables, with_values},
     tools::run,
 };
 use hydrant_testkit::binaries;
@@ -73,6 +73,40 @@ async fn roles_are_probed_where_they_answer_and_have_the_time_to_drain() {
         let frontend = rendered.pod("frontend");
         let delay = &variables(&frontend["spec"]["containers"][0])["HYDRANT_DRAIN_DELAY"];
         assert_ne!(delay, "0s", "load balancers need time to see that it is not ready");
+    }
+}
+
+/// Not needed, and there for who wants it; then the time is added to what the pod is given.
+#[tokio::test]
+async fn a_sleep_before_the_signal_is_given_its_time() {
+    let values = |sleep: u32| {
+        format!(
+            "image: {{repository: r.example/hydrant}}\nnats: {{url: 'nats://n:4222'}}\n\
+             store: {{bucket: images}}\npod: {{preStopSleep: {sleep}}}"
+        )
+    };
+    let Some(without) = with_values(&values(0)).await else { return };
+    let Some(with) = with_values(&values(7)).await else { return };
+    for role in ["frontend", "importer", "notifier", "control"] {
+        let spec = |rendered: &Rendered| rendered.pod(role)["spec"].clone();
+        let (without, with) = (spec(&without), spec(&with));
+        assert!(without["containers"][0].get("lifecycle").is_none(), "{role}");
+        let sleep = &with["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
+        assert_eq!(sleep, 7, "{role}");
+        let grace = |spec: &Value| spec["terminationGracePeriodSeconds"].as_u64().unwrap();
+        assert_eq!(grace(&with), grace(&without) + 7, "{role}");
+    }
+}
+
+/// A node for nothing but hydrant would otherwise have no place for the job that configures it.
+#[tokio::test]
+async fn the_hook_job_goes_where_the_other_pods_go() {
+    let Some(rendered) = set("fleet").await else { return };
+    let job = &rendered.named("Job", "hydrant-apply")["spec"]["template"]["spec"];
+    let pod = &rendered.pod("control")["spec"];
+    for key in ["priorityClassName", "nodeSelector", "tolerations", "affinity"] {
+        assert!(!pod[key].is_null(), "{key}");
+        assert_eq!(job[key], pod[key], "{key}");
     }
 }
 

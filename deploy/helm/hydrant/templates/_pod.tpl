@@ -22,8 +22,9 @@ spec:
   {{- end }}
   securityContext:
     {{- include "hydrant.podSecurity" $root | nindent 4 }}
-  # Readiness goes off at SIGTERM, then drainDelay, then drainDeadline, then what is open is closed.
-  terminationGracePeriodSeconds: {{ add $values.drainDelay $values.drainDeadline 20 }}
+  # Then SIGTERM: readiness goes off, after drainDelay nothing new is accepted, after drainDeadline
+  # what is open is closed.
+  terminationGracePeriodSeconds: {{ add $v.pod.preStopSleep $values.drainDelay $values.drainDeadline 20 }}
   {{- with $v.pod.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}
@@ -62,6 +63,12 @@ spec:
         {{- if eq $role "frontend" }}
         - {name: registry, containerPort: {{ $values.listenPort }}}
         {{- end }}
+      {{- with int $v.pod.preStopSleep }}
+      {{- if semverCompare "<1.30.0-0" $root.Capabilities.KubeVersion.Version }}{{ fail (printf "pod.preStopSleep needs Kubernetes 1.30, and this is %s: leave it 0; drainDelay does the same after SIGTERM" $root.Capabilities.KubeVersion.Version) }}{{ end }}
+      lifecycle:
+        preStop:
+          sleep: {seconds: {{ . }}}
+      {{- end }}
       startupProbe:
         httpGet: {path: /healthz, port: admin}
         periodSeconds: 1
