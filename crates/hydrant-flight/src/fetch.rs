@@ -10,14 +10,20 @@ use crate::{
     ranges::{self, Lanes},
 };
 use futures::StreamExt;
-use hydrant_upstream::{BlobBody, UpstreamError};
-use std::pin::pin;
+use hydrant_upstream::{BlobBody, Retry, UpstreamError};
+use std::{pin::pin, time::Duration};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Resumes without a single new byte before the flight is given up.
 const FRUITLESS_RESUMES: u32 = 3;
 /// Resumes in all: an upstream that breaks off so often is not delivering.
 const RESUMES: u32 = 64;
+/// How long those who were promised the rest wait for an upstream that is in trouble: longer than its
+/// breaker stays open the first times. Whoever is not promised anything yet hears of it at once.
+const HOLD_OUT: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// Whether a fetch came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +39,18 @@ pub(crate) async fn open(
     lanes: &Lanes,
 ) -> Result<Body, FlightError> {
     load.recall(source.size);
-    let (mut body, stated) = rest(load, source, lanes).await?;
+    if let Some(size) = source.size {
+        // Before the upstream is asked for what would have no place.
+        load.has_room(size)?;
+    }
+    let (mut body, stated) = rest_of(load, source, lanes).await?;
     agree(source.size, stated)?;
     let size = source.bound(stated).await?;
     load.comes_from(body.offset);
     load.open(size)?;
     if body.offset > load.from() {
         // What a dead process left is of a blob of another size.
-        (body, _) = rest(load, source, lanes).await?;
+        (body, _) = rest_of(load, source, lanes).await?;
     }
     Ok(insured(load.flight(), body))
 }
@@ -67,6 +77,9 @@ pub(crate) async fn fetch(
         resumes += 1;
         if fruitless > FRUITLESS_RESUMES || resumes > RESUMES {
             return Err(broken);
+        }
+        if fruitless > 0 && halt.run_until_cancelled(sleep(pause(fruitless))).await.is_none() {
+            return Ok(Fetched::Halted);
         }
         tracing::debug!(digest = %source.digest, offset = load.at(), error = %broken,
             "upstream body broke off, resuming");
@@ -112,8 +125,54 @@ async fn again(
     lanes: &Lanes,
     halt: &CancellationToken,
 ) -> Result<Option<Body>, FlightError> {
-    let rest = halt.run_until_cancelled(rest(load, source, lanes)).await.transpose()?;
+    let rest = halt.run_until_cancelled(rest_of(load, source, lanes)).await.transpose()?;
     Ok(rest.map(|(body, _)| insured(load.flight(), body)))
+}
+
+/// The rest of the blob, waited for through a short trouble of the upstream where readers have been
+/// promised it. What is asked again is paid for like every repetition.
+async fn rest_of(
+    load: &Load,
+    source: &Source,
+    lanes: &Lanes,
+) -> Result<(Body, Option<u64>), FlightError> {
+    let until = Instant::now() + HOLD_OUT;
+    let mut troubles = 0;
+    loop {
+        let error = match rest(load, source, lanes).await {
+            Err(error) if load.is_open() => error,
+            told => return told,
+        };
+        loop {
+            troubles += 1;
+            let Some(wait) = worth_waiting(&error, troubles) else { return Err(error) };
+            if Instant::now() + wait > until {
+                return Err(error);
+            }
+            sleep(wait).await;
+            if source.client.may_repeat() {
+                break;
+            }
+        }
+        tracing::debug!(digest = %source.digest, offset = load.at(), %error, "asks for the rest again");
+    }
+}
+
+/// How long to wait after so many failures in a row; `None` when waiting does not help.
+fn worth_waiting(error: &FlightError, troubles: u32) -> Option<Duration> {
+    let FlightError::Upstream(error) = error else { return None };
+    match error.retry() {
+        Retry::Later if matches!(**error, UpstreamError::Down { .. }) => Some(pause(troubles)),
+        Retry::After(told) => Some(told + pause(1)),
+        Retry::Later | Retry::Never | Retry::FromStart => None,
+    }
+}
+
+/// The pause after so many failures in a row, 1 or more: doubled by each, and up to as long again, at
+/// random, so that flights that broke together do not come back together.
+pub(crate) fn pause(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE * 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    doubled.min(LONGEST_PAUSE).mul_f64(rand::random_range(1.0..2.0))
 }
 
 /// The rest of the blob, and its size by the upstream's word; from its beginning where the upstream

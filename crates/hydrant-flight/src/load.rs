@@ -153,6 +153,14 @@ impl Load {
         self.open.as_ref().is_some_and(|open| open.at + piece.len() as u64 >= open.size)
     }
 
+    /// Whether there is room for `size` bytes. It is not kept, since it may take long until they come.
+    pub fn has_room(&self, size: u64) -> Result<(), FlightError> {
+        match self.is_open() {
+            true => Ok(()),
+            false => self.room.make(size).map(drop),
+        }
+    }
+
     /// Says how large the blob is: the first time, room is made for it and readers hear of it;
     /// after that it has to stay the same.
     pub fn open(&mut self, size: u64) -> Result<(), FlightError> {

@@ -31,6 +31,9 @@ pub(crate) const URGENT: &str = "x-hydrant-urgent";
 /// Tells that a part is asked for and not the rest: it need not wait for the flight.
 pub(crate) const PART: &str = "x-hydrant-part";
 
+/// Tells that the bytes go to one client at its own pace, and are kept by nobody.
+pub(crate) const PASS: &str = "x-hydrant-pass";
+
 /// Tells up to which byte a flight can be read.
 pub(crate) const READABLE: &str = "x-hydrant-readable";
 
@@ -136,6 +139,15 @@ impl Peers {
         }
         let ask = ask.header(header::RANGE, format!("bytes={from}-"));
         self.answer(peer, ask).await.and_then(|response| along(response, from))
+    }
+
+    /// All bytes, for one client who keeps none of them: the leader does not wait for it.
+    pub async fn pass(&self, leader: &Leader, digest: &Digest) -> Answer<Along> {
+        let Some((peer, ask)) = self.ask(&leader.record, &format!("flights/{digest}")) else {
+            return Answer::Gone;
+        };
+        let ask = ask.header(PASS, "1").header(URGENT, "1").header(header::RANGE, "bytes=0-");
+        self.answer(peer, ask).await.and_then(|response| along(response, 0))
     }
 
     /// The bytes from `from` up to what was offered. They are there already: who sends nothing for

@@ -4,6 +4,7 @@
 
 use crate::{
     error::FlightError,
+    fetch::pause,
     flight::Flight,
     flights::{Flights, Source},
 };
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use hydrant_store::Refill;
 use hydrant_upstream::{Part, UpstreamError};
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Requests in a row without a new byte, before it is given up.
@@ -42,8 +43,13 @@ async fn fetched(flight: &Flight, source: &Source, mut refill: Refill) -> Result
         let before = refill.written();
         let taken = taken(flight, source, &mut refill).await?;
         fruitless = if refill.written() > before { 0 } else { fruitless + 1 };
-        if let (Err(error), true) = (taken, fruitless >= TRIES) {
-            return Err(error);
+        if fruitless >= TRIES {
+            let nothing =
+                || FlightError::Integrity("it sends nothing of what is missing".to_owned());
+            return Err(taken.err().unwrap_or_else(nothing));
+        }
+        if fruitless > 0 {
+            sleep(pause(fruitless)).await;
         }
     }
     if !refill.agrees() {

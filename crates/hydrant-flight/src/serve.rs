@@ -6,7 +6,7 @@ use crate::{
     flight::{Flight, Opened},
     flights::Flights,
     insurance::Follower,
-    peers::{OFFER, Offer, PART, READABLE, Report, URGENT},
+    peers::{OFFER, Offer, PART, PASS, READABLE, Report, URGENT},
 };
 use axum::{
     Json, Router,
@@ -34,7 +34,7 @@ impl Flights {
 
 /// `GET /flights/<digest>`: the bytes of `Range` (`bytes=<n>-` or `bytes=<n>-<m>`), as they arrive.
 /// The last one of the blob is withheld until the digest is confirmed. With [`PART`] they are of a part
-/// that a client wants, which may be fetched ahead of the flight.
+/// that a client wants, which may be fetched ahead of the flight; with [`PASS`] they insure nothing.
 async fn read(
     State(flights): State<Flights>,
     Path(digest): Path<String>,
@@ -54,9 +54,12 @@ async fn read(
         (header::CONTENT_LENGTH, (until - from).to_string()),
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
     ];
-    let body = match asked.contains_key(PART) {
-        true => Body::from_stream(flight.part(from..until)),
-        false => Body::from_stream(followed(&flight, from, until)),
+    let body = if asked.contains_key(PART) {
+        Body::from_stream(flight.part(from..until))
+    } else if asked.contains_key(PASS) {
+        Body::from_stream(flight.read(from, Some(until)))
+    } else {
+        Body::from_stream(followed(&flight, from, until))
     };
     Ok((StatusCode::PARTIAL_CONTENT, headers, body).into_response())
 }

@@ -10,7 +10,7 @@ use hydrant_proto::{Digest, FailureClass, RepositoryName};
 use hydrant_rules::{Resources, Table};
 use hydrant_store::Store;
 use hydrant_testkit::{Blob, FakeUpstream, Fault, ImageBuilder};
-use hydrant_upstream::{Client, Priority, SecretSource, Upstreams};
+use hydrant_upstream::{BreakerState as State, Client, Priority, SecretSource, Upstreams};
 use std::{path::Path, pin::pin, sync::Arc};
 
 const MIB: u64 = 1024 * 1024;
@@ -182,6 +182,44 @@ async fn a_break_is_resumed_by_a_range_and_costs_no_byte_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_break_together_are_all_resumed() {
+    let lab = Lab::start(MIB).await;
+    let fault = Fault::slow(4 * MIB).and(Fault::truncate(2 * MIB)).times(8);
+    let broken = lab.upstream.inject("*/blobs/*", fault);
+    let mut blobs = Vec::new();
+    for seed in 2..10 {
+        let image = ImageBuilder::new(seed).layers(&[3 * MIB]).build();
+        lab.upstream.insert(&image, "app", &seed.to_string());
+        blobs.push(image.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone());
+    }
+    let reading = blobs.iter().map(async |blob| {
+        let source = Source { digest: blob.digest.clone(), ..lab.source() };
+        let flight = lab.flights.join_or_start(source, &grant("lab/app")).await.unwrap();
+        Digest::of(&collect(&flight).await.unwrap()) == blob.digest
+    });
+    assert!(futures::future::join_all(reading).await.into_iter().all(|is_right| is_right));
+    assert_eq!(broken.fired(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_promised_the_rest_waits_for_an_upstream_in_trouble_and_who_was_not_hears_of_it() {
+    let lab = Lab::start(3 * MIB).await;
+    lab.upstream.inject("*/blobs/*", Fault::truncate(MIB).times(1));
+    // Enough to open the breaker.
+    let trouble = lab.upstream.inject("*/blobs/*", Fault::status(503).after(1));
+    let (flight, cured) = (lab.fly().await, async {
+        lab.client.breaker().watch().wait_for(|now| *now != State::Closed).await.unwrap();
+        let other = Source { digest: Digest::of(b"another"), ..lab.source() };
+        let refused = lab.flights.join_or_start(other, &grant("lab/app")).await.unwrap();
+        assert_eq!(refused.opened().await.unwrap_err().class(), FailureClass::BreakerOpen);
+        trouble.remove();
+    });
+    let (read, ()) = tokio::join!(collect(&flight), cured);
+    assert_eq!(Digest::of(&read.unwrap()), lab.layer.digest);
+    assert!(lab.upstream.bytes("*/blobs/*") < lab.layer.size + MIB / 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_without_ranges_is_read_from_its_beginning_again() {
     for fault in [Fault::no_range(), Fault::shifted_range(7)] {
         let lab = Lab::start(3 * MIB).await;
@@ -255,9 +293,12 @@ async fn without_room_a_flight_says_so_and_the_blob_can_be_passed_through() {
     let six = ImageBuilder::new(3).layers(&[6 * MIB]).build();
     lab.upstream.insert(&six, "app", "3");
     let layer = six.all_blobs().into_iter().max_by_key(|blob| blob.size).unwrap().clone();
-    let source = Source { digest: layer.digest.clone(), ..lab.source() };
+    let size = Some(layer.size);
+    let source = Source { digest: layer.digest.clone(), size, ..lab.source() };
     let refused = lab.flights.join_or_start(source.clone(), &grant("lab/app")).await.unwrap();
     assert!(matches!(refused.opened().await, Err(FlightError::NoSpool(_))));
+    let asked = format!("*/blobs/{}", layer.digest);
+    assert_eq!(lab.upstream.gets(&asked), 0, "what has no place is not asked for");
     let passed: Vec<Bytes> = lab
         .flights
         .pass_through(source, &grant("lab/app"))
@@ -268,6 +309,7 @@ async fn without_room_a_flight_says_so_and_the_blob_can_be_passed_through() {
         .await
         .unwrap();
     assert_eq!(Digest::of(&passed.concat()), layer.digest);
+    assert_eq!(lab.upstream.gets(&asked), 1);
     lab.flights.stop().await;
 }
 

@@ -57,6 +57,8 @@ pub struct BodyStream(Pin<Box<dyn Stream<Item = Result<Bytes, UpstreamError>> + 
 
 /// Fewer bytes than this in a whole idle timeout of waiting are no progress.
 const LEAST_BYTES: u64 = 16 * 1024;
+/// An upstream whose body breaks after so many bytes does deliver, if not in one piece.
+const DELIVERED: u64 = 4 * 1024 * 1024;
 /// Bytes counted before they are added to the metrics.
 const TALLY: u64 = 4 * 1024 * 1024;
 
@@ -157,6 +159,7 @@ impl BlobBody {
             caps: exchange.pace.clone(),
             urgency: ask.urgency.clone(),
             pace: Pace::new(idle),
+            delivered: 0,
             tally: Tally { upstream: upstream.clone(), bytes: 0 },
             upstream,
             what,
@@ -201,6 +204,8 @@ struct Source {
     caps: Arc<Caps>,
     urgency: Urgency,
     pace: Pace,
+    /// Bytes so far.
+    delivered: u64,
     tally: Tally,
     upstream: String,
     what: String,
@@ -216,6 +221,7 @@ impl Source {
             Err(_) => return Err(self.broke(format!("stalled for {:?}", self.pace.window))),
         };
         self.tally.add(chunk.len() as u64);
+        self.delivered += chunk.len() as u64;
         let waited = asked.elapsed();
         if self.urgency.now() == Priority::Interactive {
             self.permit.raise();
@@ -227,9 +233,13 @@ impl Source {
         }
     }
 
-    /// A body that breaks is a failure like any other, though its headers counted as an answer.
+    /// A body that breaks is a failure, though its headers counted as an answer: but for one that
+    /// delivered, and for all that break with another, since a single connection may be behind them.
     fn broke(&self, detail: String) -> UpstreamError {
-        if let Ok(pass) = self.guard.breaker().admit() {
+        if self.delivered < DELIVERED
+            && self.guard.breaks(Instant::now())
+            && let Ok(pass) = self.guard.breaker().admit()
+        {
             pass.failed();
         }
         let (upstream, what) = (self.upstream.clone(), self.what.clone());

@@ -14,12 +14,15 @@ use hydrant_proto::{QuotaReport, UpstreamReport};
 use hydrant_rules::{Upstream, fingerprint};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+
+/// Bodies that break within this time may be one connection, or one restart of a load balancer.
+const TOGETHER: Duration = Duration::from_millis(500);
 
 /// The protection of one upstream. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ struct Shared {
     quota: Quota,
     strangers: Strangers,
     sharers: AtomicUsize,
+    /// When the last break of a body counted.
+    broke: Mutex<Option<Instant>>,
 }
 
 /// What makes an upstream the same one in every process and through changes of its settings: its
@@ -52,6 +57,7 @@ impl Guard {
             quota: Quota::new(&name),
             strangers: Strangers::new(),
             sharers: AtomicUsize::new(1),
+            broke: Mutex::new(None),
             upstream: name,
         }))
     }
@@ -72,6 +78,16 @@ impl Guard {
 
     pub(crate) fn retries(&self) -> &RetryBudget {
         &self.0.retries
+    }
+
+    /// Whether a body that broke now counts: bodies that break together are one failure.
+    pub(crate) fn breaks(&self, now: Instant) -> bool {
+        let mut last = self.0.broke.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = last.is_none_or(|last| now.saturating_duration_since(last) >= TOGETHER);
+        if counts {
+            *last = Some(now);
+        }
+        counts
     }
 
     pub(crate) fn quota(&self) -> &Quota {
