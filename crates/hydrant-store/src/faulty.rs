@@ -1,11 +1,12 @@
 //! Stores that misbehave, for tests: memory behind a wrapper that breaks conditional writes.
 
 use crate::{Backend, Store};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    UploadPart, memory::InMemory, path::Path,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result, UploadPart, memory::InMemory, path::Path,
 };
 use std::{
     fmt,
@@ -32,6 +33,8 @@ pub(crate) enum Fault {
     LosesParts,
     /// Deletes as many objects as the count says, which it counts down.
     StopsDeleting,
+    /// Gives out damaged content as many times as the count says, which it counts down.
+    DamagesReads,
     /// The records of all tags are removed while a link is written.
     ForgetsTags,
 }
@@ -52,6 +55,11 @@ impl Store {
     }
 }
 
+/// Whether there was something left to count down.
+fn counted_down(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
 fn broken() -> object_store::Error {
     object_store::Error::Generic { store: "faulty", source: "broken on purpose".into() }
 }
@@ -67,13 +75,13 @@ impl Faulty {
         if options.mode == PutMode::Overwrite {
             return self.inner.put_opts(path, payload, options).await;
         }
-        if self.fault == Fault::StopsDeleting {
+        if matches!(self.fault, Fault::StopsDeleting | Fault::DamagesReads) {
             return self.inner.put_opts(path, payload, options).await;
         }
         self.fired.fetch_add(1, Ordering::Relaxed);
         match self.fault {
             Fault::ForgetsTags if path.filename() == Some("link") => self.forget_tags().await?,
-            Fault::StopsDeleting | Fault::ForgetsTags => {}
+            Fault::StopsDeleting | Fault::DamagesReads | Fault::ForgetsTags => {}
             Fault::IgnoresCreate if is_create => options.mode = PutMode::Overwrite,
             Fault::IgnoresUpdate if !is_create => options.mode = PutMode::Overwrite,
             Fault::IgnoresCreate | Fault::IgnoresUpdate | Fault::LosesParts => {}
@@ -196,7 +204,19 @@ impl ObjectStore for Faulty {
         'b: 'c,
         Self: 'c,
     {
-        self.inner.get_opts(path, options)
+        let damages = self.fault == Fault::DamagesReads
+            && path.as_ref().ends_with("/data")
+            && !options.head
+            && counted_down(&self.fired);
+        let found = self.inner.get_opts(path, options);
+        Box::pin(async move {
+            let mut found = found.await?;
+            if damages && let GetResultPayload::Stream(chunks) = found.payload {
+                let flip = |chunk: Bytes| chunk.iter().map(|byte| !byte).collect::<Bytes>();
+                found.payload = GetResultPayload::Stream(chunks.map_ok(flip).boxed());
+            }
+            Ok(found)
+        })
     }
 
     fn delete_stream(
@@ -205,10 +225,8 @@ impl ObjectStore for Faulty {
     ) -> BoxStream<'static, Result<Path>> {
         let (stops, left) = (self.fault == Fault::StopsDeleting, Arc::clone(&self.fired));
         let allowed = paths.map(move |path| match stops {
-            true => left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-                .map_err(|_| broken())
-                .and(path),
+            true if !counted_down(&left) => Err(broken()),
+            true => path,
             false => path,
         });
         self.inner.delete_stream(allowed.boxed())

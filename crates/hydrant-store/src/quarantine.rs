@@ -25,6 +25,12 @@ pub enum Scrubbed {
     Quarantined,
 }
 
+/// What one reading of stored content found.
+enum Through {
+    Sound,
+    Damaged(ObjectMeta),
+}
+
 /// What a reader knows of the content that it wants looked at.
 #[derive(Clone, Copy, Debug)]
 enum Found {
@@ -43,11 +49,29 @@ impl Found {
 }
 
 impl Store {
-    /// Reads content again, whole, and moves it aside if it does not hash to its digest.
+    /// Reads content again, whole, and moves it aside if it does not hash to its digest. Whoever has
+    /// it looked at may have read only a part, so one bad read is looked at again: it may have
+    /// become so on the way.
     pub async fn scrub(&self, digest: &Digest) -> Result<Scrubbed, StoreError> {
+        for is_last in [false, true] {
+            match self.read_through(digest).await? {
+                None => return Ok(Scrubbed::Missing),
+                Some(Through::Sound) => return Ok(Scrubbed::Sound),
+                Some(Through::Damaged(meta)) if is_last => {
+                    return self.quarantine(digest, &meta).await;
+                }
+                Some(Through::Damaged(_)) => {
+                    tracing::warn!(%digest, "content was read damaged, reading it once more");
+                }
+            }
+        }
+        unreachable!("the last look ends it")
+    }
+
+    async fn read_through(&self, digest: &Digest) -> Result<Option<Through>, StoreError> {
         let path = self.at(Key::Blob(digest));
         let Some(opened) = self.get(&path, GetOptions::default()).await? else {
-            return Ok(Scrubbed::Missing);
+            return Ok(None);
         };
         let (meta, file) = (opened.meta.clone(), Identity::settled(&opened));
         let mut hasher = Hasher::new(digest.algorithm());
@@ -56,11 +80,11 @@ impl Store {
         while let Some(bytes) = chunks.next().await.transpose()? {
             hasher.update(&bytes);
         }
-        if hasher.finish() == *digest {
-            self.sound.learn(digest, file);
-            return Ok(Scrubbed::Sound);
+        if hasher.finish() != *digest {
+            return Ok(Some(Through::Damaged(meta)));
         }
-        self.quarantine(digest, &meta).await
+        self.sound.learn(digest, file);
+        Ok(Some(Through::Sound))
     }
 
     /// Content of at most `limit` bytes, verified. Damage is looked at twice, because it may have
@@ -159,6 +183,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faulty::Fault;
+    use std::sync::atomic::Ordering;
 
     async fn blob(length: usize) -> (Store, Digest) {
         let (store, bytes) = (Store::in_memory(), Bytes::from(vec![7; length]));
@@ -190,6 +216,22 @@ mod tests {
             store.put(&path, "damage".into(), object_store::PutMode::Overwrite).await.unwrap();
             assert_eq!(store.scrub(&digest).await.unwrap(), Scrubbed::Quarantined);
             assert!(!store.sound.knows(&digest, None));
+        }
+    }
+
+    #[tokio::test]
+    async fn content_that_one_read_damages_is_not_blamed_and_what_all_find_damaged_is() {
+        for (bad_reads, expected) in
+            [(0, Scrubbed::Sound), (1, Scrubbed::Sound), (2, Scrubbed::Quarantined)]
+        {
+            let (store, left) = Store::faulty(Fault::DamagesReads);
+            let bytes = Bytes::from(vec![7; 500_000]);
+            let digest = Digest::of(&bytes);
+            store.put_blob_bytes(&digest, bytes).await.unwrap();
+            left.store(bad_reads, Ordering::Relaxed);
+            assert_eq!(store.scrub(&digest).await.unwrap(), expected, "{bad_reads} bad reads");
+            let is_there = store.has_blob(&digest, 500_000).await.unwrap();
+            assert_eq!(is_there, expected == Scrubbed::Sound);
         }
     }
 
