@@ -1,14 +1,14 @@
 //! The blobs of a closure, made durable and linked: those present are not fetched again, the rest
 //! fly concurrently.
 
-use crate::{error::ImportError, progress::Progress};
+use crate::{error::ImportError, import::PRIORITY, progress::Progress};
 use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_flight::{Flight, FlightError, Flights, Grant, Source};
-use hydrant_proto::{Descriptor, RepositoryName};
+use hydrant_proto::{Descriptor, FailureClass, RepositoryName};
 use hydrant_rules::Route;
 use hydrant_store::Store;
 use hydrant_telemetry::metrics;
-use hydrant_upstream::{Client, Priority};
+use hydrant_upstream::Client;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -19,6 +19,8 @@ const WIDTH: usize = 4;
 const STALLED_BYTES: u64 = 64 * 1024;
 /// Longest wait for storage to say that it is not what stands still.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
+/// Flights of one blob that are followed, or waited for, before the worker is needed elsewhere.
+const ROUNDS: u32 = 32;
 /// Pause before a blob that another process flies for somebody else is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -29,8 +31,10 @@ enum Flown {
     Ours,
     /// Another process flies it for somebody else.
     Foreign,
+    /// It was joined, and refused for a reason that may be of who began it.
+    Refused,
     /// It brought the blob into storage.
-    Here,
+    Landed,
 }
 
 pub(crate) struct Blobs<'a> {
@@ -38,7 +42,6 @@ pub(crate) struct Blobs<'a> {
     pub flights: &'a Flights,
     pub client: &'a Arc<Client>,
     pub route: &'a Route,
-    pub priority: Priority,
     pub progress: &'a Progress,
     /// How long a flight may stand still.
     pub patience: Duration,
@@ -55,34 +58,33 @@ impl Blobs<'_> {
     }
 
     async fn settle_one(&self, blob: Descriptor) -> Result<(), ImportError> {
-        let blob = &blob;
-        let mut flown = Flown::Ours;
-        while !self.is_here(blob).await? {
-            flown = match self.fly(blob, flown).await? {
-                Flown::Here => break,
-                other => other,
-            };
+        let (blob, mut flown) = (&blob, Flown::Ours);
+        for _ in 0..ROUNDS {
+            if flown == Flown::Landed || self.is_here(blob).await? {
+                self.progress.blob_done(blob);
+                return Ok(());
+            }
+            flown = self.fly(blob, flown).await?;
         }
-        self.progress.blob_done(blob);
-        Ok(())
+        Err(ImportError::Stalled(self.patience))
     }
 
     async fn fly(&self, blob: &Descriptor, flown: Flown) -> Result<Flown, ImportError> {
-        let flight = match self.is_entitled(blob, flown).await? {
-            true => Some(self.flights.join_or_start(self.source(blob), &self.grant()).await?),
+        let (grant, source) = (self.grant(), self.source(blob));
+        let (flight, is_joined) = match self.is_entitled(blob, flown).await? {
+            true => (Some(self.flights.join_or_start(source, &grant).await?), true),
             // That the upstream delivers it here is the proof.
-            false if flown == Flown::Ours => {
-                self.flights.begin(self.source(blob), &self.grant())?
-            }
-            false => None,
+            false if flown != Flown::Foreign => (self.flights.begin(source, &grant)?, false),
+            false => (None, false),
         };
         let Some(flight) = flight else {
             self.wait_for_others(blob).await;
             return Ok(Flown::Ours);
         };
         match self.follow(&flight, blob).await {
-            Ok(()) => Ok(Flown::Here),
+            Ok(()) => Ok(Flown::Landed),
             Err(ImportError::Flight(FlightError::Foreign)) => Ok(Flown::Foreign),
+            Err(error) if is_joined && is_of_one(error.class()) => Ok(Flown::Refused),
             Err(error) => Err(error),
         }
     }
@@ -97,6 +99,9 @@ impl Blobs<'_> {
     /// shared. That it is stored, or in the air for somebody else, does not say so: the upstream is
     /// asked, by HEAD. Where that cannot tell, or there is nothing to share, a GET decides.
     async fn is_entitled(&self, blob: &Descriptor, flown: Flown) -> Result<bool, ImportError> {
+        if flown == Flown::Refused {
+            return Ok(false);
+        }
         let flight = self.flights.get(&blob.digest);
         if flight.as_ref().is_some_and(|flight| flight.grants(&self.grant())) {
             return Ok(true);
@@ -106,7 +111,7 @@ impl Blobs<'_> {
             return Ok(false);
         }
         let upstream = &self.route.upstream_repository;
-        match self.client.head_blob(upstream, &blob.digest, self.priority).await {
+        match self.client.head_blob(upstream, &blob.digest, PRIORITY).await {
             Ok(found) => Ok(found.is_some()),
             Err(error) if error.retry_after().is_some() => Err(error.into()),
             // Some content stores refuse a HEAD where they allow a GET.
@@ -137,7 +142,7 @@ impl Blobs<'_> {
             upstream_repository: self.route.upstream_repository.clone(),
             digest: blob.digest.clone(),
             size: Some(blob.size),
-            urgency: self.priority.into(),
+            urgency: PRIORITY.into(),
         }
     }
 
@@ -177,6 +182,22 @@ impl Blobs<'_> {
             true => ImportError::StorageStalled(self.patience),
             false => ImportError::Stalled(self.patience),
         }
+    }
+}
+
+/// Whether it may be about who began the flight, and not about who joined it.
+fn is_of_one(class: FailureClass) -> bool {
+    match class {
+        FailureClass::Denied
+        | FailureClass::Unknown
+        | FailureClass::UpstreamAuth
+        | FailureClass::UpstreamLoop => true,
+        FailureClass::UpstreamDown
+        | FailureClass::UpstreamLimit
+        | FailureClass::BreakerOpen
+        | FailureClass::Storage
+        | FailureClass::Integrity
+        | FailureClass::Unsupported => false,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The walk is bounded in depth and counts, visits nothing twice, and takes each document from
 //! storage where a frontend has staged it already.
 
-use crate::{error::ImportError, platform::Selection};
+use crate::{error::ImportError, import::PRIORITY, platform::Selection};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_flight::{Flights, ManifestSource};
@@ -13,7 +13,7 @@ use hydrant_proto::{
 };
 use hydrant_rules::Route;
 use hydrant_store::Store;
-use hydrant_upstream::{Client, Priority};
+use hydrant_upstream::Client;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -69,7 +69,6 @@ pub(crate) struct Manifests<'a> {
     pub flights: &'a Flights,
     pub client: &'a Arc<Client>,
     pub route: &'a Route,
-    pub priority: Priority,
 }
 
 impl Manifests<'_> {
@@ -91,7 +90,7 @@ impl Manifests<'_> {
             upstream_repository: repository.clone(),
             reference: reference.clone(),
             origin: self.route.origin.clone(),
-            priority: self.priority,
+            priority: PRIORITY,
             remember: if reference.tag().is_some() { Duration::ZERO } else { Duration::MAX },
         };
         let fetched = self.flights.manifest(&source).await?.manifest;
@@ -102,7 +101,7 @@ impl Manifests<'_> {
     /// What a tag names at the upstream right now, by HEAD.
     pub async fn observe(&self, reference: &Reference) -> Result<Option<Digest>, ImportError> {
         let repository = &self.route.upstream_repository;
-        let head = self.client.head_manifest(repository, reference, self.priority, HEAD_BUDGET);
+        let head = self.client.head_manifest(repository, reference, PRIORITY, HEAD_BUDGET);
         Ok(head.await?.digest)
     }
 

@@ -11,12 +11,15 @@ use crate::{
     standing::Standing,
     worker::Worker,
 };
-use hydrant_proto::{HydrationRequested, Lane, Reference};
+use hydrant_proto::{HydrationRequested, Reference};
 use hydrant_rules::Route;
-use hydrant_store::{CompletionRecord, DeadLetterId, MissRecord, StoreError};
+use hydrant_store::{CompletionRecord, DeadLetterId, MissRecord, StoreError, Takeover};
 use hydrant_upstream::{Client, Priority};
 use std::sync::Arc;
 
+/// Nobody waits for an import itself, whichever lane its job came by: clients read along its flights,
+/// which are theirs from then on. So what nobody asked for takes no slot and no quota of a client's.
+pub(crate) const PRIORITY: Priority = Priority::Background;
 /// Rounds in which new wishes are taken up before the rest is left to the next job.
 const ROUNDS: u32 = 8;
 
@@ -33,7 +36,10 @@ pub(crate) async fn import(
     client.forget_unknown(&route.upstream_repository, &request.reference).await;
     let (store, job) = (&worker.store, request.id());
     let taken = store.take_over(&route.repository, &route.origin);
-    let ((), mut misses) = tokio::try_join!(taken, store.misses(&job))?;
+    let (taken, mut misses) = tokio::try_join!(taken, store.misses(&job))?;
+    if taken == Takeover::UnderWay {
+        return Err(ImportError::Led);
+    }
     reached(Step::Claimed);
     let given_up = DeadLetterId::of_job(&job);
     for _ in 0..ROUNDS {
@@ -60,6 +66,25 @@ fn fence(worker: &Worker, request: &HydrationRequested) -> Result<Route, ImportE
     Ok(route)
 }
 
+/// What a job was made for, asked again before anything of it becomes visible: while blobs arrive, the
+/// rule may be led elsewhere, and the repository be another origin's.
+pub(crate) struct Fence<'a> {
+    worker: &'a Worker,
+    request: &'a HydrationRequested,
+    route: &'a Route,
+}
+
+impl Fence<'_> {
+    pub async fn holds(&self) -> Result<(), ImportError> {
+        fence(self.worker, self.request)?;
+        let standing = self.worker.store.origin(&self.route.repository).await?;
+        match standing.is_some_and(|standing| *standing == *self.route.origin) {
+            true => Ok(()),
+            false => Err(ImportError::Led),
+        }
+    }
+}
+
 async fn hydrate(
     worker: &Worker,
     route: &Route,
@@ -68,12 +93,11 @@ async fn hydrate(
     misses: &[MissRecord],
     progress: &Progress,
 ) -> Result<(), ImportError> {
-    let (store, priority) = (&worker.store, priority(request.lane));
-    let flights = &worker.flights;
-    let manifests = Manifests { store, flights, client, route, priority };
-    let patience = worker.patience;
-    let blobs = Blobs { store, flights, client, route, priority, progress, patience };
+    let (store, flights, patience) = (&worker.store, &worker.flights, worker.patience);
+    let manifests = Manifests { store, flights, client, route };
+    let blobs = Blobs { store, flights, client, route, progress, patience };
 
+    let fence = Fence { worker, request, route };
     let standing = Standing::read(store, route, request, misses).await?;
     let root = resolve(&manifests, &request.reference, &standing).await?;
     reached(Step::Resolved);
@@ -88,9 +112,10 @@ async fn hydrate(
     progress.closure(&closure);
     blobs.settle(closure.blobs.iter().cloned()).await?;
     reached(Step::BlobsDurable);
+    fence.holds().await?;
     commit(worker, route, &closure).await?;
     reached(Step::ManifestsDurable);
-    let tag = standing.point(store, route, &manifests, closure.root()).await?;
+    let tag = standing.point(&fence, store, route, &manifests, closure.root()).await?;
     reached(Step::TagPointed);
     let completion = standing.complete(store, route, &closure).await?;
     reached(Step::Completed);
@@ -145,11 +170,4 @@ async fn commit(worker: &Worker, route: &Route, closure: &Closure) -> Result<(),
         }
     }
     Ok(())
-}
-
-fn priority(lane: Lane) -> Priority {
-    match lane {
-        Lane::Interactive => Priority::Interactive,
-        Lane::Background => Priority::Background,
-    }
 }

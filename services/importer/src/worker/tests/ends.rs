@@ -1,6 +1,8 @@
 //! Jobs that fail, wait or die.
 
 use super::*;
+use hydrant_flight::{Grant, Source};
+use hydrant_upstream::Priority;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_handler_panics_for_ever_is_a_dead_letter_and_does_not_come_back() {
@@ -92,6 +94,31 @@ async fn a_worker_is_freed_of_a_blob_that_stands_still_and_finds_it_later() {
     lab.worker.patience = SOON;
     assert_eq!(lab.handle(&request).await, Verdict::Done);
     assert_eq!(lab.upstream.gets("*/blobs/*"), 3, "the flights went on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_is_refused_is_not_refused_to_a_job_that_joined() {
+    let lab = Lab::start().await;
+    let image = image(1);
+    lab.upstream.insert(&image, "app", "1");
+    let refused = Fault::status(403).and(Fault::delay(Duration::from_millis(500)));
+    let refused = lab.upstream.inject("/v2/secret/blobs/*", refused);
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let route = lab.worker.table().route(&"lab/secret".parse().unwrap()).unwrap();
+    let client = lab.worker.upstreams.get(&route.upstream, None).unwrap();
+    for blob in image.all_blobs() {
+        let source = Source {
+            client: client.clone(),
+            upstream_repository: route.upstream_repository.clone(),
+            digest: blob.digest.clone(),
+            size: Some(blob.size),
+            urgency: Priority::Interactive.into(),
+        };
+        let grant = Grant { repository: route.repository.clone(), origin: route.origin.clone() };
+        lab.worker.flights.begin(source, &grant).unwrap().expect("nobody flies it");
+    }
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    assert!(refused.fired() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
