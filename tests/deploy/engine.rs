@@ -36,6 +36,7 @@ impl Engine {
         let (podman, buildah) = (tool("podman", WHAT)?, tool("buildah", WHAT)?);
         tool("runc", WHAT)?;
         let busybox = tool("busybox", WHAT)?;
+        tool("strip", WHAT)?;
         let directory = tempfile::tempdir().unwrap();
         let engine = Self { directory, podman, buildah };
         fs::write(
@@ -65,7 +66,7 @@ impl Engine {
         Some(engine)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -74,6 +75,15 @@ impl Engine {
         let to = self.path(image).join("root").join(to.trim_start_matches('/'));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(from, to).unwrap();
+    }
+
+    /// Puts the shared libraries of a program into the root of an image to be.
+    fn put_libraries(&self, image: &str, of: &Path) {
+        let listed = std::process::Command::new("ldd").arg(of).output().unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for word in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+            self.put(image, Path::new(word), word);
+        }
     }
 
     fn compiler(&self, busybox: &Path) {
@@ -90,9 +100,9 @@ impl Engine {
         }
         fs::create_dir_all(self.path("rust").join("root/tmp")).unwrap();
         self.put("rust", &binaries::hydrant(), "/prebuilt/hydrant");
-        let binary = self.path("rust").join("root/prebuilt/hydrant");
-        // Where there is no strip it is only larger.
-        let _ = std::process::Command::new("strip").arg(binary).status();
+        let strip = Path::new("/usr/bin/strip");
+        self.put("rust", strip, &format!("/bin/{}-linux-gnu-strip", std::env::consts::ARCH));
+        self.put_libraries("rust", strip);
     }
 
     fn nats(&self) {
@@ -101,11 +111,7 @@ impl Engine {
 
     /// What distroless's `cc` has of the system: libraries, certificates, a user.
     fn libraries(&self) {
-        let listed = std::process::Command::new("ldd").arg(binaries::hydrant()).output().unwrap();
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        for word in listed.split_whitespace().filter(|word| word.starts_with('/')) {
-            self.put("libraries", Path::new(word), word);
-        }
+        self.put_libraries("libraries", &binaries::hydrant());
         let certificates = "/etc/ssl/certs/ca-certificates.crt";
         self.put("libraries", Path::new(certificates), certificates);
         let etc = self.path("libraries").join("root/etc");

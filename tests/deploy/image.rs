@@ -13,6 +13,9 @@ use std::{fs, time::Duration};
 
 const SOON: Duration = Duration::from_secs(90);
 const IMAGE: &str = "localhost/hydrant:test";
+/// What an image may take, unpacked. The binary under test is that of a debug build, a third larger than
+/// what is shipped; with its symbols it would be 180 MB by itself.
+const LARGEST: u64 = 120_000_000;
 
 #[tokio::test]
 async fn hadolint_has_nothing_to_say() {
@@ -27,6 +30,7 @@ async fn the_image_runs_without_privileges_on_a_root_that_is_read_only() {
     let built = engine.build_hydrant(IMAGE).await;
     assert!(built.status.success(), "{}{}", built.text(), built.stderr);
     says_what_it_is(&engine).await;
+    holds_no_symbols(&engine).await;
 
     let upstream = FakeUpstream::start().await;
     upstream.insert(&Image::multi_arch(9, &["linux/amd64"], &[50_000]), "app", "1");
@@ -87,4 +91,18 @@ async fn says_what_it_is(engine: &Engine) {
     assert_eq!(config["Labels"]["org.opencontainers.image.licenses"], "Apache-2.0");
     assert_eq!(config["Labels"]["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(told[0]["Healthcheck"]["Test"], json!(["CMD", "/usr/local/bin/hydrant", "health"]));
+}
+
+async fn holds_no_symbols(engine: &Engine) {
+    let size = engine.podman(&["inspect", "--type=image", IMAGE, "--format={{.Size}}"]).await;
+    let size: u64 = size.success().text().trim().parse().unwrap();
+    assert!(size < LARGEST, "the image has {size} bytes");
+    let made = engine.podman(&["create", IMAGE]).await.success().text();
+    let shipped = engine.path("shipped");
+    let from = format!("{}:/usr/local/bin/hydrant", made.trim());
+    engine.podman(&["cp", &from, &shipped.to_string_lossy()]).await.success();
+    let shipped = fs::read(shipped).unwrap();
+    let has = |section: &[u8]| shipped.windows(section.len()).any(|window| window == section);
+    assert!(has(b".shstrtab\0"), "it has names of sections");
+    assert!(!has(b"\0.symtab\0") && !has(b"\0.debug_line\0"), "it has symbols");
 }
