@@ -52,7 +52,7 @@ async fn the_charts_rules_speak_of_its_own_release_alone() {
         let expr = rule["expr"].as_str().unwrap();
         let selectors = expr.match_indices('{').count();
         assert!(selectors > 0 && selectors == expr.matches(&ours).count(), "{expr}");
-        let named = [" up", "(up", "hydrant_", "hydrant:"].map(|name| expr.matches(name).count());
+        let named = ["up{", "hydrant_", "hydrant:"].map(|name| expr.matches(name).count());
         assert_eq!(named.iter().sum::<usize>(), selectors, "a metric of everybody's: {expr}");
     }
     let relabelled = rendered.named("ServiceMonitor", "hydrant").to_string();

@@ -112,8 +112,7 @@ async fn secrets_are_taken_by_reference_alone() {
 #[tokio::test]
 async fn frontends_may_scale_by_more_than_their_cpu() {
     let Some(rendered) = set("fleet").await else { return };
-    let metrics =
-        &rendered.named("HorizontalPodAutoscaler", "hydrant-frontend")["spec"]["metrics"];
+    let metrics = &rendered.named("HorizontalPodAutoscaler", "hydrant-frontend")["spec"]["metrics"];
     assert_eq!(metrics[0]["resource"]["name"], "cpu");
     let more = &metrics[1]["pods"]["metric"]["name"];
     assert_eq!(more, "hydrant_pull_served_bytes_per_second");
