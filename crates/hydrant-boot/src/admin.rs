@@ -22,8 +22,12 @@ pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// Longest time until the headers of an answer. Long polls wait for less; streams may go on.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
-const LIMITS: Limits =
-    Limits { connections: 512, header_read: Duration::from_secs(30), header_bytes: 16 * 1024 };
+const LIMITS: Limits = Limits {
+    connections: 512,
+    header_read: Duration::from_secs(30),
+    standstill: Duration::from_secs(600),
+    header_bytes: 16 * 1024,
+};
 
 /// The media type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

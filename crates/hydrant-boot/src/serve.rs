@@ -3,31 +3,24 @@
 //! `axum::serve` has no limit on connections and none on the time a client takes to send its
 //! headers, so the loop is ours. Bodies may be files that the kernel sends (`outlet.rs`).
 
+mod activity;
 mod outlet;
+mod slots;
 mod socket;
 
 pub use outlet::{MAX_STAND_IN, Outlet};
 
+use activity::Activity;
 use axum::{Router, body::Body, extract::ConnectInfo};
-use hyper::{Request, Version, body::Incoming, service::service_fn};
+use hyper::{Request, Response, Version, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
+use slots::{Slot, Slots};
 use socket::Socket;
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
@@ -37,15 +30,23 @@ pub struct Limits {
     /// Open connections; more wait in the kernel's backlog.
     pub connections: usize,
     /// Longest time from accepting a connection, or from the end of the last request, to the end
-    /// of the request's headers.
+    /// of the request's headers; about, over HTTP/2.
     pub header_read: Duration,
+    /// How long a connection must have taken nothing before it gives its place to another when
+    /// there is no other place. As long as there are some, whoever reads slowly may.
+    pub standstill: Duration,
     /// Most bytes of headers of one request.
     pub header_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 8_192, header_read: Duration::from_secs(75), header_bytes: 32 * 1024 }
+        Self {
+            connections: 8_192,
+            header_read: Duration::from_secs(75),
+            standstill: Duration::from_secs(600),
+            header_bytes: 32 * 1024,
+        }
     }
 }
 
@@ -64,33 +65,53 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let (server, graceful) = (server(limits), GracefulShutdown::new());
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let (server, slots) = (server(limits), Slots::new(limits.connections, limits.standstill));
     let connections = TaskTracker::new();
     while let Some((stream, peer, slot)) = next(&listener, &slots, &shutdown).await {
         // Latency matters more than the number of packets; failing to set it harms nothing.
         let _ = stream.set_nodelay(true);
-        let (outlet, asked) = (Outlet::default(), Arc::new(AtomicBool::new(false)));
-        let service = service_fn(answer(router.clone(), peer, outlet.clone(), asked.clone()));
-        let socket = TokioIo::new(Socket::new(stream, outlet));
-        let connection = server.serve_connection_with_upgrades(socket, service);
-        let connection = graceful.watch(connection.into_owned());
+        let (outlet, activity) = (Outlet::default(), Arc::new(Activity::default()));
+        let (router, asked, files) = (router.clone(), activity.clone(), outlet.clone());
+        let service = service_fn(move |request| {
+            answer(router.clone(), peer, files.clone(), asked.clone(), request)
+        });
+        let socket = TokioIo::new(Socket::new(stream, outlet, slot.standing()));
+        let connection = server.serve_connection_with_upgrades(socket, service).into_owned();
+        let stop = shutdown.clone();
         connections.spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%peer, %error, "connection ended early");
-                },
-                () = silence(&asked, limits.header_read) => {
-                    tracing::debug!(%peer, "connection without a request closed");
+            let mut connection = pin!(connection);
+            let mut is_closing = false;
+            let ended = loop {
+                tokio::select! {
+                    ended = connection.as_mut() => break ended,
+                    () = activity.silence(limits.header_read) => {
+                        tracing::debug!(%peer, "connection without a request closed");
+                        return;
+                    }
+                    () = slot.taken() => {
+                        tracing::info!(%peer, "connection that took nothing made room for another");
+                        return;
+                    }
+                    () = closing(&stop, &activity, limits.header_read), if !is_closing => {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%peer, %error, "connection ended early");
             }
-            drop(slot);
         });
     }
     drop(listener);
-    graceful.shutdown().await;
     connections.close();
     connections.wait().await;
+}
+
+/// Returns when a connection is to finish what it has: at the stop, or when nothing was asked for long
+/// after something was. HTTP/1 has a limit of its own for that, and HTTP/2 has none.
+async fn closing(stop: &CancellationToken, activity: &Activity, limit: Duration) {
+    stop.run_until_cancelled(activity.idle(limit)).await;
 }
 
 fn server(limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -110,25 +131,14 @@ fn server(limits: Limits) -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// Returns when nothing was asked within `limit`. hyper's own limit begins with the bytes that tell
-/// HTTP/1 from HTTP/2, and there is none for HTTP/2: who sends nothing would keep a slot for ever.
-async fn silence(asked: &AtomicBool, limit: Duration) {
-    tokio::time::sleep(limit).await;
-    if asked.load(Ordering::Relaxed) {
-        std::future::pending().await
-    }
-}
-
-type Slot = tokio::sync::OwnedSemaphorePermit;
-
 /// The next connection with its slot; `None` once it is time to stop.
 async fn next(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
+    slots: &Slots,
     shutdown: &CancellationToken,
 ) -> Option<(TcpStream, SocketAddr, Slot)> {
     let accept = async {
-        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let slot = slots.next().await;
         let (stream, peer) = accept(listener).await;
         (stream, peer, slot)
     };
@@ -149,21 +159,25 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-fn answer(
+async fn answer(
     router: Router,
     peer: SocketAddr,
     outlet: Outlet,
-    asked: Arc<AtomicBool>,
-) -> impl Fn(Request<Incoming>) -> tower::util::Oneshot<Router, Request<Body>> {
-    move |request| {
-        asked.store(true, Ordering::Relaxed);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        if request.version() == Version::HTTP_11 {
-            request.extensions_mut().insert(outlet.clone());
-        }
-        router.clone().oneshot(request)
+    activity: Arc<Activity>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    activity.begins();
+    let asked = (request.version() >= Version::HTTP_2).then(|| activity.asked());
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    if request.version() == Version::HTTP_11 {
+        request.extensions_mut().insert(outlet);
     }
+    let response = router.oneshot(request).await?;
+    Ok(match asked {
+        Some(asked) => response.map(|body| Body::new(asked.until_end_of(body))),
+        None => response,
+    })
 }
 
 #[cfg(test)]
@@ -185,6 +199,78 @@ mod tests {
     }
 
     const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+    /// A server of `router`, its address, and what stops it.
+    async fn serving(
+        router: Router,
+        limits: Limits,
+    ) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let serving = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        (address, stop, serving)
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_gives_his_place_to_another_when_there_is_none_left() {
+        let big = vec![7_u8; 32 * 1024 * 1024];
+        let router =
+            Router::new().route("/", get(async move || big)).route("/1", get(async || "1"));
+        let standstill = Duration::from_millis(500);
+        let limits = Limits { connections: 2, standstill, ..Limits::default() };
+        let (address, stop, serving) = serving(router, limits).await;
+        let get = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let mut still = TcpStream::connect(address).await.unwrap();
+        still.write_all(get.as_bytes()).await.unwrap();
+        // With a place left it may stand for as long as it likes.
+        tokio::time::sleep(4 * standstill).await;
+        let mut reads = TcpStream::connect(address).await.unwrap();
+        reads.write_all(get.as_bytes()).await.unwrap();
+        let mut begin = [0; 1024];
+        reads.read_exact(&mut begin).await.unwrap();
+        let one = "GET /1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let asked = tokio::spawn(ask(address, one));
+        let mut taken = 0;
+        while !asked.is_finished() {
+            // A little at a time, and again and again.
+            taken += reads.read(&mut vec![0; 2 * 1024 * 1024]).await.unwrap();
+            tokio::time::sleep(standstill / 10).await;
+        }
+        assert!(asked.await.unwrap().ends_with('1'));
+        let mut rest = Vec::new();
+        let whole = still.read_to_end(&mut rest).await.is_ok_and(|read| read > 32 * 1024 * 1024);
+        assert!(!whole, "the one that stood still was cut");
+        assert!(taken > 0);
+        let mut rest = Vec::new();
+        drop(tokio::time::timeout(standstill * 2, reads.read_to_end(&mut rest)).await);
+        assert!(taken + rest.len() + begin.len() > 32 * 1024 * 1024, "the one that reads was not");
+        stop.cancel();
+        drop((still, reads));
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_of_http_2_is_closed_and_a_slow_answer_is_not() {
+        let limit = Duration::from_millis(100);
+        let limits = Limits { header_read: limit, ..Limits::default() };
+        let slow = async move || {
+            tokio::time::sleep(6 * limit).await;
+            "hello"
+        };
+        let (address, stop, serving) = serving(Router::new().route("/", get(slow)), limits).await;
+        let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::get("http://x/").body(Body::empty()).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), 100).await.unwrap();
+        assert_eq!(body, "hello");
+        let closed = tokio::time::timeout(Duration::from_secs(20), connection).await;
+        assert!(closed.is_ok(), "it is still open");
+        stop.cancel();
+        serving.await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_request_under_way_is_finished_and_no_new_one_is_accepted() {

@@ -21,8 +21,12 @@ use url::Url;
 /// Where NATS listens, if its URL does not say.
 const NATS_PORT: u16 = 4222;
 /// Connections of other processes: one for each flight they follow.
-const LIMITS: Limits =
-    Limits { connections: 2_048, header_read: Duration::from_secs(75), header_bytes: 16 * 1024 };
+const LIMITS: Limits = Limits {
+    connections: 2_048,
+    header_read: Duration::from_secs(75),
+    standstill: Duration::from_secs(600),
+    header_bytes: 16 * 1024,
+};
 
 /// A bound port, and the address others reach it by.
 pub struct PeerPort {

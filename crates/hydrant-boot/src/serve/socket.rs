@@ -1,10 +1,14 @@
 //! The socket of a connection: sends bytes as they are, and stand-ins as the files they stand for.
 
-use super::outlet::{Outlet, is_stand_in, lost};
+use super::{
+    outlet::{Outlet, is_stand_in, lost},
+    slots::Standing,
+};
 use rustix::net::{SendFlags, send};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::{
@@ -15,11 +19,33 @@ use tokio::{
 pub struct Socket {
     stream: TcpStream,
     outlet: Outlet,
+    standing: Arc<Standing>,
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, outlet: Outlet) -> Self {
-        Self { stream, outlet }
+    pub fn new(stream: TcpStream, outlet: Outlet, standing: Arc<Standing>) -> Self {
+        Self { stream, outlet, standing }
+    }
+
+    fn poll_slices(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.outlet.is_empty() && !slices.iter().any(|slice| is_stand_in(slice)) {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        }
+        // A body leaves a piece right before hyper writes, so its stand-in is among the slices.
+        let Some(place) = slices.iter().position(|slice| is_stand_in(slice)) else {
+            return Poll::Ready(Err(lost()));
+        };
+        match place {
+            0 | 1 => {
+                let bytes = slices[..place].first().map_or(&[][..], |slice| slice);
+                self.poll_send(cx, bytes, &slices[place])
+            }
+            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..place]),
+        }
     }
 
     /// `bytes`, and then the piece for `stand_in`; how many went out of both together.
@@ -82,20 +108,12 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.outlet.is_empty() && !slices.iter().any(|slice| is_stand_in(slice)) {
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let polled = self.poll_slices(cx, slices);
+        match &polled {
+            Poll::Pending => self.standing.waits(),
+            Poll::Ready(_) => self.standing.takes(),
         }
-        // A body leaves a piece right before hyper writes, so its stand-in is among the slices.
-        let Some(place) = slices.iter().position(|slice| is_stand_in(slice)) else {
-            return Poll::Ready(Err(lost()));
-        };
-        match place {
-            0 | 1 => {
-                let bytes = slices[..place].first().map_or(&[][..], |slice| slice);
-                self.poll_send(cx, bytes, &slices[place])
-            }
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..place]),
-        }
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
