@@ -33,7 +33,8 @@ pub(crate) enum Key<'a> {
     /// Where the content of a repository comes from.
     Origin(&'a RepositoryName),
     Completion(&'a JobId),
-    Miss(&'a JobId, &'a Wanted),
+    /// What was missed; with a digest, what was missed of that later.
+    Miss(&'a JobId, &'a Wanted, Option<&'a Digest>),
     DeadLetter(&'a DeadLetterId),
     /// Damaged content, kept for people to look at.
     Quarantined(&'a Digest),
@@ -72,8 +73,11 @@ impl Key<'_> {
             }
             Self::Completion(job) => format!("{}/{job}.json", completions()),
             // Most misses: no folder is made for one that is gone again in a moment.
-            Self::Miss(job, Wanted::Whole) => format!("{}/{job}.json", misses()),
-            Self::Miss(job, wanted) => format!("{}/{}.json", wishes_of(job), wanted.key()),
+            Self::Miss(job, Wanted::Whole, None) => format!("{}/{job}.json", misses()),
+            Self::Miss(job, wanted, None) => format!("{}/{}.json", wishes_of(job), wanted.key()),
+            Self::Miss(job, wanted, Some(digest)) => {
+                format!("{}/{}.{}.json", wishes_of(job), wanted.key(), flat(digest))
+            }
             Self::DeadLetter(id) => format!("{}/{id}.json", dead_letters()),
             Self::Quarantined(digest) => format!("{RECORDS}/quarantine/{}", split(digest)),
             Self::Layout => format!("{RECORDS}/layout.json"),

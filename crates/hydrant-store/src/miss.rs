@@ -1,6 +1,13 @@
 //! The miss log: who missed what, kept until it is hydrated, so that a lost bus loses no miss.
 
-use crate::{Store, error::StoreError, key, key::Key, object::Stored};
+use crate::{
+    Store,
+    cas::MAX_ROUNDS,
+    error::StoreError,
+    key,
+    key::Key,
+    object::{Object, Stored},
+};
 use futures::{Stream, StreamExt, TryStreamExt, future};
 use hydrant_proto::{Digest, HydrationRequested, JobId, Platform};
 use jiff::Timestamp;
@@ -48,24 +55,74 @@ pub struct MissRecord {
     pub request: HydrationRequested,
     pub wanted: Wanted,
     pub missed_at: Timestamp,
+    /// The manifest that was missed, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// Whether the same was wanted before of another manifest, by a record that was still there: the
+    /// job of that one may have asked the upstream already. Set by [`Store::record_miss`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub again: bool,
+}
+
+fn is_false(again: &bool) -> bool {
+    !again
+}
+
+impl MissRecord {
+    pub fn new(request: HydrationRequested, wanted: Wanted, missed_at: Timestamp) -> Self {
+        Self { request, wanted, missed_at, digest: None, again: false }
+    }
+
+    /// A record that came later lies beside the first, so that forgetting that one leaves it.
+    pub(crate) fn again(&self) -> Option<&Digest> {
+        self.digest.as_ref().filter(|_| self.again)
+    }
 }
 
 impl Store {
     /// Keeps a miss. Telling the same miss again changes nothing, so its age is that of the first;
-    /// only a damaged record is replaced.
+    /// only a damaged record is replaced. What is missed of another manifest, because the tag has
+    /// moved, is another miss.
     pub async fn record_miss(&self, miss: &MissRecord) -> Result<(), StoreError> {
-        let path = self.at(Key::Miss(&miss.request.id(), &miss.wanted));
-        match self.put_json(&path, miss, PutMode::Create).await {
-            Err(StoreError::Conflict { .. }) => self.replace_damaged_miss(&path, miss).await,
-            done => done,
+        let path = self.miss_at(miss);
+        for _ in 0..MAX_ROUNDS {
+            match self.put_json(&path, miss, PutMode::Create).await {
+                Err(StoreError::Conflict { .. }) => {}
+                done => return done,
+            }
+            let first = match self.get_record::<MissRecord>(&path).await? {
+                Some(Stored::Readable(first, _)) => first,
+                Some(Stored::Unreadable(damaged)) => {
+                    return self.replace_damaged_miss(&path, miss, &damaged).await;
+                }
+                // Forgotten a moment ago, with a job that may not have seen what we did.
+                None => continue,
+            };
+            return match &miss.digest {
+                Some(missed) if first.digest.as_ref() != Some(missed) => {
+                    let again = MissRecord { again: true, ..miss.clone() };
+                    match self.put_json(&self.miss_at(&again), &again, PutMode::Create).await {
+                        Err(StoreError::Conflict { .. }) => Ok(()),
+                        done => done,
+                    }
+                }
+                _ => Ok(()),
+            };
         }
+        Err(StoreError::Conflict { key: path.to_string() })
     }
 
-    async fn replace_damaged_miss(&self, path: &Path, miss: &MissRecord) -> Result<(), StoreError> {
-        let Some(Stored::Unreadable(damaged)) = self.get_record::<MissRecord>(path).await? else {
-            return Ok(());
-        };
-        match self.compare_and_set_json(path, miss, &self.stamp(&damaged)).await {
+    fn miss_at(&self, miss: &MissRecord) -> Path {
+        self.at(Key::Miss(&miss.request.id(), &miss.wanted, miss.again()))
+    }
+
+    async fn replace_damaged_miss(
+        &self,
+        path: &Path,
+        miss: &MissRecord,
+        damaged: &Object,
+    ) -> Result<(), StoreError> {
+        match self.compare_and_set_json(path, miss, &self.stamp(damaged)).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -73,7 +130,7 @@ impl Store {
 
     /// Everything missed of one job.
     pub async fn misses(&self, job: &JobId) -> Result<Vec<MissRecord>, StoreError> {
-        let whole = self.at(Key::Miss(job, &Wanted::Whole));
+        let whole = self.at(Key::Miss(job, &Wanted::Whole, None));
         let wishes = self.records(key::wishes_of(job), None).try_collect::<Vec<_>>();
         let (whole, wishes) = tokio::try_join!(self.get_record(&whole), wishes)?;
         let whole = whole.and_then(Stored::readable).map(|(record, _)| record);
@@ -82,9 +139,7 @@ impl Store {
 
     /// Drops exactly these misses, because they were hydrated, given up or are obsolete.
     pub async fn forget_misses(&self, misses: &[MissRecord]) -> Result<(), StoreError> {
-        let forget = async |miss: &MissRecord| {
-            self.delete(&self.at(Key::Miss(&miss.request.id(), &miss.wanted))).await
-        };
+        let forget = async |miss: &MissRecord| self.delete(&self.miss_at(miss)).await;
         future::try_join_all(misses.iter().map(forget)).await.map(drop)
     }
 

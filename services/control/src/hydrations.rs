@@ -123,7 +123,7 @@ pub(crate) async fn record(
     let missed_at = job.requested_at;
     let calls = async {
         for wanted in wanted {
-            store.record_miss(&MissRecord { request: job.clone(), wanted, missed_at }).await?;
+            store.record_miss(&MissRecord::new(job.clone(), wanted, missed_at)).await?;
         }
         Ok(())
     };

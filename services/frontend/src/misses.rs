@@ -206,8 +206,10 @@ async fn record(store: Store, queued: Queued, closing: CancellationToken) -> Ste
     if again && !is_lost(&store, held).await {
         return Step::Superfluous;
     }
-    let record =
-        MissRecord { request: miss.request, wanted: miss.wanted, missed_at: Timestamp::now() };
+    let record = MissRecord {
+        digest: held.map(|held| held.digest.clone()),
+        ..MissRecord::new(miss.request, miss.wanted, Timestamp::now())
+    };
     for attempt in 1..=RECORD_TRIES {
         let Err(error) = record_once(&store, &record, &origin, held).await else { break };
         let last = attempt == RECORD_TRIES || closing.is_cancelled();
@@ -246,7 +248,8 @@ async fn record_once(
 async fn publish(bus: Bus, mut publishing: Publishing) -> Step {
     let request = &publishing.request;
     let span = tracing::info_span!("publish job", otel.name = "publish HYDRANT_JOBS",
-        otel.kind = "producer", messaging.system = "nats", messaging.operation.type = "send",
+        otel.kind = "producer", messaging.system = "nats", messaging.operation.name = "publish",
+        messaging.operation.type = "send",
         messaging.destination.name = subject::JOBS_STREAM, job.id = %request.id(),
         image.repository = %request.repository, upstream = %request.upstream);
     propagation::set_parent(&span, |name| publishing.header(name));

@@ -23,6 +23,10 @@ pub enum ImportError {
     /// ago and this process has yet to hear of it.
     #[error("obsolete: {0}")]
     Fenced(&'static str),
+    /// What a former origin brought is being removed by another job, or the repository has come to be
+    /// another origin's while this one was under way, though its rule is as it was.
+    #[error("the repository is being led elsewhere by another job")]
+    Led,
     #[error("ask the upstream: {0}")]
     Upstream(#[from] UpstreamError),
     #[error("fetch a blob: {0}")]
@@ -75,7 +79,7 @@ impl ImportError {
             Self::Upstream(error) => error.class(),
             Self::Flight(error) => error.class(),
             Self::Store(error) => error.class(),
-            Self::Raced | Self::Announce(_) | Self::StorageStalled(_) | Self::Lost => {
+            Self::Raced | Self::Led | Self::Announce(_) | Self::StorageStalled(_) | Self::Lost => {
                 FailureClass::Storage
             }
             Self::Manifest { problem: InvalidManifest::Schema1, .. } => FailureClass::Unsupported,
@@ -89,7 +93,7 @@ impl ImportError {
         match self {
             Self::Obsolete(_) | Self::Fenced(_) => Remedy::Obsolete,
             Self::Raced => Remedy::Wait(Duration::from_millis(200)),
-            Self::Announce(_) => Remedy::Wait(Duration::from_secs(5)),
+            Self::Led | Self::Announce(_) => Remedy::Wait(Duration::from_secs(5)),
             Self::Stalled(_) | Self::StorageStalled(_) => Remedy::Wait(Duration::from_secs(30)),
             Self::Manifest { .. } | Self::Closure(_) => Remedy::Retry { attempts: FEW_ATTEMPTS },
             Self::Lost => Remedy::Retry { attempts: ATTEMPTS },

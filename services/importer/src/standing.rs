@@ -5,6 +5,7 @@ use crate::{
     announce::hydrated,
     closure::{Closure, Manifests, Node},
     error::ImportError,
+    import::Fence,
 };
 use hydrant_proto::{Digest, HydrationRequested, Image, JobId, Reference, RepositoryName, Tag};
 use hydrant_rules::{Freshness, Route};
@@ -78,9 +79,10 @@ impl Standing {
         self.completion.as_ref()
     }
 
-    /// Points the tag at `root`. Nothing to do for a digest.
+    /// Points the tag at `root`, while the fence holds. Nothing to do for a digest.
     pub async fn point(
         &self,
+        fence: &Fence<'_>,
         store: &Store,
         route: &Route,
         manifests: &Manifests<'_>,
@@ -89,6 +91,8 @@ impl Standing {
         let Reference::Tag(tag) = &self.reference else { return Ok(None) };
         let (mut standing, mut asked_at) = (self.tag.clone(), self.asked_at);
         for _ in 0..OBSERVATIONS {
+            // After a lost race, too: the winner may have been led elsewhere.
+            fence.holds().await?;
             let sighting = sighting(route, root, asked_at);
             let before = standing.as_ref().map(|(record, _)| record);
             let record = match TagRecord::sighted(before, &sighting, self.follows) {

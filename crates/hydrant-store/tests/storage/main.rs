@@ -54,6 +54,7 @@ macro_rules! suite {
             races::two_handles_decide_the_same_race,
             races::of_three_writers_of_a_blob_none_leaves_it_cut_off,
             records::misses_are_kept_until_forgotten,
+            records::what_is_missed_of_a_tag_that_moved_is_another_miss,
             records::recording_and_forgetting_at_once_loses_nothing,
             records::an_older_completion_never_replaces_a_newer,
             records::dead_letters_are_kept_until_dropped,

@@ -25,7 +25,7 @@ pub fn request(tag: &str) -> HydrationRequested {
 
 pub fn miss(tag: &str, wanted: Wanted, second: i64) -> MissRecord {
     let missed_at = Timestamp::from_second(second).unwrap();
-    MissRecord { request: request(tag), wanted, missed_at }
+    MissRecord::new(request(tag), wanted, missed_at)
 }
 
 pub async fn misses_are_kept_until_forgotten(bench: &Bench) {
@@ -51,6 +51,30 @@ pub async fn misses_are_kept_until_forgotten(bench: &Bench) {
     store.forget_misses(&kept).await.unwrap();
     let left = store.misses(&id).await.unwrap();
     assert_eq!(left.iter().map(|miss| &miss.wanted).collect::<Vec<_>>(), [&arm]);
+}
+
+/// What is missed while the job of an earlier miss runs is not forgotten with that.
+pub async fn what_is_missed_of_a_tag_that_moved_is_another_miss(bench: &Bench) {
+    let (store, id) = (&bench.store, request("v1").id());
+    let of = |manifest: &str, wanted: Wanted| MissRecord {
+        digest: Some(Digest::of(manifest.as_bytes())),
+        ..miss("v1", wanted, 1)
+    };
+    let arm = Wanted::Platform("linux/arm64".parse().unwrap());
+    for wanted in [Wanted::Whole, arm] {
+        store.record_miss(&of("old", wanted.clone())).await.unwrap();
+        let known = store.misses(&id).await.unwrap();
+        assert_eq!(known, [of("old", wanted.clone())]);
+        for manifest in ["old", "new", "new"] {
+            store.record_miss(&of(manifest, wanted.clone())).await.unwrap();
+        }
+        store.record_miss(&miss("v1", wanted.clone(), 2)).await.unwrap();
+        store.forget_misses(&known).await.unwrap();
+        let left = store.misses(&id).await.unwrap();
+        assert_eq!(left, [MissRecord { again: true, ..of("new", wanted) }]);
+        store.forget_misses(&left).await.unwrap();
+        assert!(store.misses(&id).await.unwrap().is_empty());
+    }
 }
 
 /// On a directory, the last miss forgotten takes its directory away under the next one.

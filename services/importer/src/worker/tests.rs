@@ -67,7 +67,7 @@ impl Lab {
             platforms: Vec::new(),
             requested_at: Timestamp::now(),
         };
-        let miss = MissRecord { request: request.clone(), wanted, missed_at: Timestamp::now() };
+        let miss = MissRecord::new(request.clone(), wanted, Timestamp::now());
         self.worker.store.record_miss(&miss).await.unwrap();
         // It is published anew.
         self.deliveries.store(0, Ordering::Relaxed);

@@ -1,6 +1,8 @@
 //! Jobs that are done, dropped or refused for what they name.
 
 use super::*;
+use crate::lanes::Pace;
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_handled_many_times_at_once_is_one_state_and_one_event() {
@@ -19,6 +21,40 @@ async fn a_job_handled_many_times_at_once_is_one_state_and_one_event() {
     lab.no_misses(&request).await;
     assert_eq!(lab.events(1).await, [(EventKind::ImageHydrated, completion.event.id)]);
     assert_eq!(lab.upstream.gets("*/blobs/*"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_until_an_image_is_local_counts_from_its_first_request() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let asked = lab.missed("lab/app:1", Wanted::Whole).await;
+    let requested_at = asked.requested_at - jiff::SignedDuration::from_mins(90);
+    let request = HydrationRequested { requested_at, ..asked };
+    assert_eq!(lab.handle(&request).await, Verdict::Done);
+    let text = hydrant_telemetry::metrics_text();
+    for (limit, count) in [("3600", 0), ("14400", 1)] {
+        let bucket =
+            "hydrant_hydration_time_to_local_seconds_bucket{upstream=\"lab\",verdict=\"done\"";
+        let line = format!("{bucket},le=\"{limit}\"}} {count}\n");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_of_a_rule_begin_at_zero() {
+    let lab = Lab::start().await;
+    let (stop, pace) = (CancellationToken::new(), Pace { slots: 1, drain: SOON });
+    let running = tokio::spawn(crate::lanes::run(lab.worker.clone(), pace, stop.clone()));
+    for verdict in ["done", "dead"] {
+        let series =
+            format!("hydrant_rule_hydrations_total{{rule=\"lab\",verdict=\"{verdict}\"}} 0\n");
+        until(&series, SOON, async || {
+            hydrant_telemetry::metrics_text().contains(&series).then_some(())
+        })
+        .await;
+    }
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,4 +183,54 @@ async fn a_rule_led_elsewhere_hides_what_it_brought_before() {
         assert!(!lab.worker.store.has_link(&name, &blob.digest).await.unwrap());
     }
     assert_eq!(lab.tag().await.digest, image(2).digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_rule_is_led_elsewhere_while_it_flies_shows_nothing_of_the_former() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    lab.upstream.insert(&image(2), "other/app", "1");
+    let (gate, request) = (Gate::default(), lab.missed("lab/app:1", Wanted::Whole).await);
+    lab.upstream.inject("/v2/app/blobs/*", Fault::hold(500, &gate));
+    let (name, table_of) = (request.repository.clone(), |more| table(&lab.upstream, more));
+    let led = async {
+        let asked = async || (lab.upstream.gets("/v2/app/blobs/*") == 3).then_some(());
+        until("the blobs to be on their way", SOON, asked).await;
+        lab.worker.feed.replace(table_of("repository='other/*'\n"));
+        let request = lab.missed("lab/app:1", Wanted::Whole).await;
+        assert_eq!(lab.handle(&request).await, Verdict::Done);
+        // What is stored when the gate opens is linked for nobody; this is what a link would do.
+        for blob in image(1).all_blobs() {
+            lab.worker.store.link_blob(&name, &blob.digest).await.unwrap();
+        }
+        gate.open();
+    };
+    let (verdict, ()) = tokio::join!(lab.worker.handle(job(&request, 9)), led);
+    assert_eq!(verdict, Verdict::Obsolete);
+    assert!(!lab.worker.store.has_manifest(&name, &image(1).digest).await.unwrap());
+    assert_eq!(lab.tag().await.digest, image(2).digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_another_job_clears_is_waited_for_and_burns_no_attempt() {
+    let (mut lab, root) = (Lab::start().await, tempfile::tempdir().unwrap());
+    let url = format!("file://{}", root.path().display()).parse().unwrap();
+    let config = StoreConfig { url, s3: S3Settings::default(), public_endpoint: None };
+    lab.worker.store = Store::open(&config).unwrap();
+    lab.upstream.insert(&image(1), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let records = root.path().join("hydrant/v1/repositories/lab/app");
+    std::fs::create_dir_all(&records).unwrap();
+    let now = Timestamp::now();
+    let claimed = format!(
+        r#"{{"origin":"clearing","since":"{now}","clearing":{{"by":"x","renewed_at":"{now}"}}}}"#
+    );
+    std::fs::write(records.join("_origin.json"), claimed).unwrap();
+    for _ in 0..5 {
+        assert!(matches!(lab.handle(&request).await, Verdict::Later(_)));
+    }
+    let state = lab.worker.bus.job_states().get(&request.id()).await.unwrap().unwrap();
+    assert_eq!((state.attempts, state.class), (0, Some(FailureClass::Storage)));
+    assert_eq!(lab.worker.store.misses(&request.id()).await.unwrap().len(), 1);
+    assert!(lab.upstream.requests().is_empty());
 }

@@ -45,6 +45,33 @@ async fn a_slow_attempt_does_not_roll_a_tag_back_that_moved_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_tag_moves_to_during_its_own_job_is_hydrated_by_it() {
+    let lab = Lab::start().await;
+    lab.upstream.insert(&image(1), "app", "1");
+    let request = lab.missed("lab/app:1", Wanted::Whole).await;
+    let missed = |seed| MissRecord {
+        digest: Some(image(seed).digest),
+        ..MissRecord::new(request.clone(), Wanted::Whole, Timestamp::now())
+    };
+    lab.worker.store.forget_misses(&[missed(1)]).await.unwrap();
+    lab.worker.store.record_miss(&missed(1)).await.unwrap();
+    let gate = Gate::default();
+    lab.upstream.inject("*/blobs/*", Fault::hold(500, &gate));
+    let meanwhile = async {
+        let asked = async || (lab.upstream.gets("*/blobs/*") == 3).then_some(());
+        until("the blobs to be on their way", SOON, asked).await;
+        lab.upstream.insert(&image(2), "app", "1");
+        // The queue refuses the job, since it is there already.
+        lab.worker.store.record_miss(&missed(2)).await.unwrap();
+        gate.open();
+    };
+    let (verdict, ()) = tokio::join!(lab.handle(&request), meanwhile);
+    assert_eq!(verdict, Verdict::Done);
+    assert_eq!(lab.tag().await.digest, image(2).digest);
+    lab.no_misses(&request).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tag_that_a_customer_pushed_is_left_alone() {
     let lab = Lab::start().await;
     lab.upstream.insert(&image(1), "app", "1");
