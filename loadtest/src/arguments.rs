@@ -39,9 +39,9 @@ pub struct Options {
     #[arg(value_enum)]
     pub scenarios: Vec<Scenario>,
 
-    /// How large and how long everything is
-    #[arg(long, value_enum, default_value_t = Effort::Full)]
-    pub effort: Effort,
+    /// How large and how long everything is. Default: full, or smoke for the scenario of that name
+    #[arg(long, value_enum)]
+    effort: Option<Effort>,
 
     /// Rounds in which everybody is measured once. Default: 5 (full), 3 (quick), 1 (smoke)
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -124,13 +124,18 @@ impl Effort {
 }
 
 impl Options {
+    pub fn effort(&self) -> Effort {
+        let usual = if self.scenarios == [Scenario::Smoke] { Effort::Smoke } else { Effort::Full };
+        self.effort.unwrap_or(usual)
+    }
+
     pub fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(self.effort.pick(1, 3, 5))
+        self.rounds.unwrap_or(self.effort().pick(1, 3, 5))
     }
 
     /// Of each load phase.
     pub fn phase(&self) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(self.effort.pick(1, 3, 10)))
+        Duration::from_secs(self.seconds.unwrap_or(self.effort().pick(1, 3, 10)))
     }
 
     pub fn is_external(&self) -> bool {
@@ -169,6 +174,18 @@ mod tests {
         assert_eq!(parsed.options.chosen(), [Scenario::Cold, Scenario::Herd]);
         assert!(Arguments::try_parse_from(["x", "--hydrant", "http://a:1"]).is_err());
         assert!(Arguments::try_parse_from(["x", "compare", "a", "b"]).unwrap().command.is_some());
+    }
+
+    #[test]
+    fn the_smoke_alone_is_small_without_being_told() {
+        let effort = |arguments: &[&str]| {
+            let arguments = ["x"].iter().chain(arguments);
+            Arguments::try_parse_from(arguments).unwrap().options.effort()
+        };
+        assert_eq!(effort(&["smoke"]), Effort::Smoke);
+        assert_eq!(effort(&["smoke", "--effort", "quick"]), Effort::Quick);
+        assert_eq!(effort(&["smoke", "cold"]), Effort::Full);
+        assert_eq!(effort(&[]), Effort::Full);
     }
 
     #[test]

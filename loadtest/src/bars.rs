@@ -33,9 +33,17 @@ const fn at_least(key: &'static str, limit: f64, unit: &'static str, what: &'sta
 
 /// Within one per cent of once.
 pub const HERD_BYTES: Bar =
-    at_most("herd-bytes", 1.01, "×", "herd of cold clients: upstream bytes / image bytes");
+    at_most("herd-bytes", 1.01, "×", "herd of 50 cold clients: upstream bytes / image bytes");
 pub const HERD_GETS: Bar =
-    at_most("herd-gets", 1.0, "GETs", "herd of cold clients: GETs of one blob or manifest");
+    at_most("herd-gets", 1.0, "GETs", "herd of 50 cold clients: GETs of one blob or manifest");
+pub const HERD_MANY_BYTES: Bar =
+    at_most("herd-many-bytes", 1.01, "×", "herd of 200 cold clients: upstream bytes / image bytes");
+pub const HERD_MANY_GETS: Bar = at_most(
+    "herd-many-gets",
+    1.0,
+    "GETs",
+    "herd of 200 cold clients: GETs of one blob or manifest",
+);
 pub const HERD_ONE: Bar = at_most(
     "herd-one",
     1.01,
@@ -108,6 +116,12 @@ pub const BROWNOUT_HERD: Bar =
     at_most("brownout-herd", 1.1, "×", "p99 of warm traffic while a herd is cold / quiet");
 pub const IDLE_MEMORY: Bar = at_most("idle-memory", 40.0, "MiB", "idle hydrant up: memory");
 pub const IDLE_CPU: Bar = at_most("idle-cpu", 0.01, "cores", "idle hydrant up: CPU");
+pub const IDLE_BUS: Bar = Bar {
+    key: "idle-bus",
+    what: "idle hydrant up: memory of the nats-server beside it",
+    limit: Limit::Told,
+    unit: "MiB",
+};
 pub const IDLE_MESSAGES: Bar = Bar {
     key: "idle-messages",
     what: "idle hydrant up: messages of the bus",
@@ -128,6 +142,12 @@ pub struct Figure {
     pub others: Vec<Other>,
     /// Why there are no samples, or fewer than rounds.
     pub failure: Option<String>,
+    /// Rounds in which what is judged failed, whatever the others came to.
+    #[serde(default)]
+    pub failed_rounds: usize,
+    /// Whether samples are differences, which may be zero and are not to be divided.
+    #[serde(default)]
+    pub is_difference: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -141,6 +161,8 @@ pub struct Other {
 pub enum Verdict {
     Reached,
     Missed,
+    /// What is judged failed in some round: a speed at which answers go wrong is none.
+    Failed,
     /// Nothing to judge, or no bar.
     Told,
     NotMeasured,
@@ -169,9 +191,10 @@ impl Figure {
         Spread::of(&self.samples)
     }
 
-    /// By the median.
+    /// By the median, if every round went well.
     pub fn verdict(&self) -> Verdict {
         match (self.spread(), self.limit) {
+            _ if self.failed_rounds > 0 => Verdict::Failed,
             (None, _) => Verdict::NotMeasured,
             (Some(_), Limit::Told) => Verdict::Told,
             (Some(spread), Limit::AtMost(limit)) if spread.median <= limit => Verdict::Reached,
@@ -191,6 +214,8 @@ impl Bar {
             samples,
             others: Vec::new(),
             failure: None,
+            failed_rounds: 0,
+            is_difference: false,
         }
     }
 
@@ -203,7 +228,8 @@ impl Bar {
     /// The same as a difference.
     pub fn difference(self, part: &Part, name: &str, reference: &str, metric: Metric) -> Figure {
         let compared = |name: &str| part.differences(name, reference, metric);
-        self.compare(part, name, &[name, reference], compared)
+        let figure = self.compare(part, name, &[name, reference], compared);
+        Figure { is_difference: true, ..figure }
     }
 
     /// The metric itself, and that of all others.
@@ -228,13 +254,37 @@ impl Bar {
             let why = part.failure(name)?;
             Some(format!("{name}: {why}"))
         });
-        Figure { others: names.map(other).collect(), failure, ..self.figure(samples(contestant)) }
+        Figure {
+            others: names.map(other).collect(),
+            failure,
+            failed_rounds: part.failures(contestant),
+            ..self.figure(samples(contestant))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{metric::Values, trials::Outcome};
+
+    #[test]
+    fn a_failed_round_is_no_success_and_that_of_a_peer_no_failure() {
+        let measured = |rate| Outcome::Measured(Values::from([(Metric::Rate, rate)]));
+        let mut part = Part::default();
+        for round in [0, 1] {
+            part.add(round, "hydrant", measured(9.0));
+            part.add(round, "peer", measured(1.0));
+        }
+        let verdict = |part: &Part| SCALE.ratio(part, "hydrant", "peer", Metric::Rate).verdict();
+        part.add(2, "peer", Outcome::Failed("it ended".to_owned()));
+        assert_eq!(verdict(&part), Verdict::Reached);
+        part.add(2, "hydrant", Outcome::Failed("3 of 50 pulls failed".to_owned()));
+        assert_eq!(verdict(&part), Verdict::Failed);
+        let figure = SCALE.value(&part, "hydrant", Metric::Rate);
+        assert_eq!(figure.failure.as_deref(), Some("hydrant: 3 of 50 pulls failed"));
+        assert_eq!((figure.samples.len(), figure.verdict()), (2, Verdict::Failed));
+    }
 
     #[test]
     fn the_median_decides_and_nothing_measured_is_no_success() {

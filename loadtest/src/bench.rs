@@ -4,7 +4,7 @@ use crate::{
     arguments::Options,
     bars::Verdict,
     progress::Progress,
-    report::{Ended, Report, Section, programs},
+    report::{Ended, Report, Section},
     scenario::Scenario,
     stage::{Stage, said},
     stop::Stop,
@@ -30,7 +30,7 @@ pub async fn run(options: Options) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let options = Arc::new(options);
     let progress = Progress::new();
-    let mut report = Report::new(options.effort.name(), programs());
+    let mut report = Report::new(&options);
     let started = Clock::now();
     let deadline = Instant::now() + Duration::from_secs(options.time_limit * 60);
     for scenario in options.chosen() {
@@ -66,13 +66,19 @@ async fn play(
         let why = "it starts and kills processes, so it needs its own".to_owned();
         return Section { ended: Ended::Failed(why), ..section };
     }
-    let stage = Stage::new(options.clone(), progress.clone(), section, deadline).await;
+    // A deployment's upstream that does not answer is waited for, and not for ever.
+    let stage = tokio::select! {
+        stage = Stage::new(options.clone(), progress.clone(), section, deadline) => stage,
+        () = sleep_until(deadline) => return ended(scenario, Ended::OutOfTime),
+        () = stop.asked() => return ended(scenario, Ended::Interrupted),
+    };
     let mut stage = match stage {
         Ok(stage) => stage,
         Err(error) => return ended(scenario, Ended::Failed(format!("{error:#}"))),
     };
     let end = tokio::select! {
         played = AssertUnwindSafe(scenario.play(&mut stage)).catch_unwind() => match played {
+            Ok(Ok(())) if stage.has_left_out => Ended::OutOfTime,
             Ok(Ok(())) => Ended::Complete,
             Ok(Err(error)) => Ended::Failed(format!("{error:#}")),
             Err(panic) => Ended::Failed(said(&*panic)),
@@ -107,7 +113,7 @@ fn finish(report: &Report, options: &Options) -> Result<ExitCode> {
     for file in files {
         println!("{}", file.display());
     }
-    let missed = report.figures().filter(|figure| figure.verdict() == Verdict::Missed).count();
+    let count = |verdict| report.figures().filter(|figure| figure.verdict() == verdict).count();
     let failed = |section: &&Section| matches!(section.ended, Ended::Failed(_));
     if report.scenarios.iter().any(|section| section.ended == Ended::Interrupted) {
         return Ok(ExitCode::from(INTERRUPTED));
@@ -116,6 +122,6 @@ fn finish(report: &Report, options: &Options) -> Result<ExitCode> {
         eprintln!("{}: {}", section.scenario, section.ended.text());
         return Ok(ExitCode::FAILURE);
     }
-    eprintln!("{missed} bars missed");
+    eprintln!("{} bars missed, {} failed", count(Verdict::Missed), count(Verdict::Failed));
     Ok(ExitCode::SUCCESS)
 }

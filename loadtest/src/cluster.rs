@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep};
 
 /// Downstream paths of the harness's rule: `load/<repository>`.
 const PREFIX: &str = "load/";
+/// The upstream it leads to.
+const UPSTREAM: &str = "load";
 /// Standard Webhooks secret of the harness's webhook.
 const SECRET: &str = "whsec_aHlkcmFudC1sYWItc2VjcmV0LTMyLWJ5dGVzLWxvbmc=";
 const ASK_LIMIT: Duration = Duration::from_secs(30);
@@ -129,6 +131,16 @@ pub struct Cluster {
     pub directory: TempDir,
     /// For the store of this cluster in `place`.
     place: Place,
+    /// The processes of hydrant and the bus, in the order of [`Cluster::pids`].
+    watched: Vec<Watched>,
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    Frontend(usize),
+    Importer(usize),
+    Bus,
 }
 
 impl Cluster {
@@ -179,7 +191,29 @@ impl Cluster {
         let admin = others.first().or(frontends.first()).map(Hydrant::admin_url);
         let api = Api::new(&admin.context("a cluster has a process")?, None);
         let place = shape.place.clone();
-        Ok(Self { frontends, importers, others, nats, monitor, api, directory, place })
+        let watched = watch(&frontends, &importers, &others, nats.as_ref());
+        Ok(Self { frontends, importers, others, nats, monitor, api, directory, place, watched })
+    }
+
+    /// Kills a process with SIGKILL and starts it again; who watches it goes on with the new one.
+    pub async fn restart(&mut self, victim: Victim) {
+        match victim {
+            Victim::Frontend(n) => self.frontends[n].restart().await,
+            Victim::Importer(n) => self.importers[n].restart().await,
+            Victim::Bus => {
+                if let Some(nats) = &mut self.nats {
+                    nats.restart().await;
+                }
+            }
+        }
+        for (watched, pid) in self.watched.iter().zip(self.pids()) {
+            watched.is_now(pid);
+        }
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        let hydrants = self.frontends.iter().chain(&self.importers).chain(&self.others);
+        hydrants.map(Hydrant::pid).chain(self.nats.iter().map(NatsServer::pid)).collect()
     }
 
     pub fn sources(&self) -> Vec<Source> {
@@ -200,43 +234,35 @@ impl Cluster {
 
     /// Every process of hydrant, and the bus.
     pub fn watched(&self) -> Vec<Watched> {
-        let mut watched = self.hydrants();
-        let nats = self.nats.iter();
-        watched.extend(nats.map(|nats| Watched::new("nats-server", nats.pid()).aside()));
-        watched
+        self.watched.clone()
     }
 
     /// The processes of hydrant alone.
     pub fn hydrants(&self) -> Vec<Watched> {
-        let name = |kind: &str, all: &[Hydrant]| {
-            let number =
-                |n: usize| if all.len() > 1 { format!(" {}", n + 1) } else { String::new() };
-            let watched = |(n, hydrant): (usize, &Hydrant)| {
-                Watched::new(&format!("{kind}{}", number(n)), hydrant.pid())
-            };
-            all.iter().enumerate().map(watched).collect::<Vec<_>>()
-        };
-        let front = if self.others.is_empty() { "hydrant up" } else { "frontend" };
-        [
-            name(front, &self.frontends),
-            name("importer", &self.importers),
-            name("control or notifier", &self.others),
-        ]
-        .concat()
+        self.watched.iter().filter(|watched| watched.is_measured()).cloned().collect()
+    }
+
+    /// The nats-server beside them, if it is a process of the harness's own.
+    pub fn bus(&self) -> Option<&Watched> {
+        self.watched.iter().find(|watched| !watched.is_measured())
     }
 
     /// Messages the bus has received so far; `None` where it does not tell.
     pub async fn bus_messages(&self) -> Option<u64> {
-        let url = format!("http://127.0.0.1:{}/varz", self.monitor.as_ref()?.port());
-        let told: Value = reqwest::get(url).await.ok()?.json().await.ok()?;
-        told["in_msgs"].as_u64()
+        monitored(self.monitor.as_ref()?.port(), "varz").await?["in_msgs"].as_u64()
     }
 
-    /// Bytes of what is on its way: spool files have no name, so they are seen as space used by
-    /// deleted open files; here what lies below the spool directories is counted.
+    /// Messages that the bus has written into streams on disk so far; `None` where it does not tell.
+    pub async fn bus_stored(&self) -> Option<u64> {
+        stored(&monitored(self.monitor.as_ref()?.port(), STREAMS).await?)
+    }
+
+    /// Bytes of what is on its way: spool files below the spool directories, and those that have no
+    /// name, which are seen as files that a process of hydrant holds open though they are deleted.
     pub fn scratch_bytes(&self) -> u64 {
         let all = self.frontends.iter().chain(&self.importers);
-        all.map(|hydrant| bytes_below(&hydrant.data().join("spool"))).sum()
+        let named: u64 = all.map(|hydrant| bytes_below(&hydrant.data().join("spool"))).sum();
+        named + self.hydrants().iter().map(Watched::deleted_bytes).sum::<u64>()
     }
 
     /// Unfinished writes in the store.
@@ -246,6 +272,45 @@ impl Cluster {
             Place::S3(s3) => Ok(s3.open_uploads().await.len() as u64),
         }
     }
+}
+
+fn watch(
+    frontends: &[Hydrant],
+    importers: &[Hydrant],
+    others: &[Hydrant],
+    nats: Option<&NatsServer>,
+) -> Vec<Watched> {
+    let name = |kind: &str, all: &[Hydrant]| {
+        let number = |n: usize| if all.len() > 1 { format!(" {}", n + 1) } else { String::new() };
+        let watched = |(n, hydrant): (usize, &Hydrant)| {
+            Watched::new(&format!("{kind}{}", number(n)), hydrant.pid())
+        };
+        all.iter().enumerate().map(watched).collect::<Vec<_>>()
+    };
+    let front = if others.is_empty() { "hydrant up" } else { "frontend" };
+    let bus = nats.map(|nats| Watched::new("nats-server", nats.pid()).aside());
+    [
+        name(front, frontends),
+        name("importer", importers),
+        name("control or notifier", others),
+        bus.into_iter().collect(),
+    ]
+    .concat()
+}
+
+/// The question for all streams, what they are kept on and how far they have come.
+const STREAMS: &str = "jsz?streams=true&config=true";
+
+async fn monitored(port: u16, what: &str) -> Option<Value> {
+    reqwest::get(format!("http://127.0.0.1:{port}/{what}")).await.ok()?.json().await.ok()
+}
+
+/// Numbers given by streams on disk: what was removed since was written all the same.
+fn stored(told: &Value) -> Option<u64> {
+    let accounts = told["account_details"].as_array()?.iter();
+    let streams = accounts.flat_map(|account| account["stream_detail"].as_array()).flatten();
+    let on_disk = streams.filter(|stream| stream["config"]["storage"] == "file");
+    Some(on_disk.filter_map(|stream| stream["state"]["last_seq"].as_u64()).sum())
 }
 
 async fn start_nats(bus: BusKind, monitor: &PortLease) -> NatsServer {
@@ -283,6 +348,17 @@ fn staging_below(directory: &std::path::Path) -> u64 {
     entries.map(count).sum()
 }
 
+/// Where the most special of the rules that take all below `prefix` leads.
+fn upstream_of(rules: &Value, prefix: &str) -> Option<String> {
+    let fits = |rule: &&Value| {
+        let downstream = rule["downstream"].as_str().and_then(|name| name.strip_suffix('*'));
+        downstream.is_some_and(|downstream| prefix.starts_with(downstream))
+    };
+    let length = |rule: &&Value| rule["downstream"].as_str().map_or(0, str::len);
+    let rule = rules["items"].as_array()?.iter().filter(fits).max_by_key(length)?;
+    rule["upstream"].as_str().map(str::to_owned)
+}
+
 /// The admin API of a deployment.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -291,6 +367,8 @@ pub struct Api {
     client: Client,
     /// What stands before the upstream's repositories.
     pub prefix: String,
+    /// Whose queue is asked for; found by the rule for `prefix` where it is not known.
+    upstream: Option<String>,
 }
 
 impl Api {
@@ -301,7 +379,21 @@ impl Api {
             token: env::var("HYDRANT_ADMIN_TOKEN").ok(),
             client: Client::new(),
             prefix: prefix.unwrap_or(PREFIX).to_owned(),
+            upstream: prefix.is_none().then(|| UPSTREAM.to_owned()),
         }
+    }
+
+    /// The same, asking for the queue of another upstream.
+    pub fn of_upstream(&self, name: &str) -> Self {
+        Self { upstream: Some(name.to_owned()), ..self.clone() }
+    }
+
+    /// The same, knowing which upstream its rule leads to: a deployment may call it anything.
+    pub async fn found(self) -> Result<Self> {
+        let rules = self.get("/api/v1/rules").await?;
+        let name = upstream_of(&rules, &self.prefix)
+            .with_context(|| format!("no rule takes {}*", self.prefix))?;
+        Ok(Self { upstream: Some(name), ..self })
     }
 
     /// The same for what lies behind another rule.
@@ -339,7 +431,8 @@ impl Api {
 
     /// Jobs that wait or run.
     pub async fn queue(&self) -> Result<u64> {
-        let status = self.get("/api/v1/upstreams/load/status").await?;
+        let upstream = self.upstream.as_deref().context("the upstream's name is not known")?;
+        let status = self.get(&format!("/api/v1/upstreams/{upstream}/status")).await?;
         let lanes = status["queue"].as_array().context("the bus tells no queue")?;
         let jobs = |lane: &Value| {
             lane["waiting"].as_u64().unwrap_or(0) + lane["outstanding"].as_u64().unwrap_or(0)
@@ -360,5 +453,35 @@ impl Api {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bus_tells_what_it_stored() {
+        let port = PortLease::take();
+        let nats = start_nats(BusKind::Default, &port).await;
+        let before = stored(&monitored(port.port(), STREAMS).await.unwrap());
+        assert_eq!(before.unwrap_or(0), 0);
+        let time = Duration::from_millis(100);
+        let rate = crate::raw::nats::publishes(nats.port(), time).await.unwrap();
+        let after = stored(&monitored(port.port(), STREAMS).await.unwrap()).unwrap();
+        assert!(after > 0 && after as f64 >= rate * 0.1 * 0.9, "{after} of {rate}/s");
+    }
+
+    #[test]
+    fn the_upstream_is_that_of_the_rule_that_takes_the_prefix() {
+        let rules = json!({ "items": [
+            { "name": "all", "downstream": "*", "upstream": "hub" },
+            { "name": "a", "downstream": "load/*", "upstream": "test-registry" },
+            { "name": "b", "downstream": "loads/*", "upstream": "other" },
+            { "name": "c", "downstream": "load/exact", "upstream": "exact" },
+        ]});
+        assert_eq!(upstream_of(&rules, "load/").as_deref(), Some("test-registry"));
+        assert_eq!(upstream_of(&rules, "else/").as_deref(), Some("hub"));
+        assert_eq!(upstream_of(&json!({ "items": [] }), "load/"), None);
     }
 }

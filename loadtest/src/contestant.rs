@@ -62,6 +62,11 @@ impl Contestant {
         matches!(self, Self::Registry | Self::RegistryS3 | Self::NginxCache)
     }
 
+    /// Whether it is what is judged: its errors are failures, and not one more thing to tell.
+    pub fn is_hydrant(self) -> bool {
+        self == Self::Hydrant || self.is_variant()
+    }
+
     /// Whether it is hydrant set in another way than a deployment that runs already may be.
     pub fn is_variant(self) -> bool {
         let others =
@@ -156,6 +161,7 @@ impl Contestant {
     /// over one store with one importer; of the others, each with its own cache.
     pub async fn start(self, stage: &mut Stage, instances: usize) -> Result<Running> {
         if let (Self::Hydrant, Some(deployed)) = (self, stage.deployed()) {
+            tell_of(stage, &deployed, instances);
             return Ok(deployed);
         }
         let upstream = stage.upstream.url().to_owned();
@@ -215,6 +221,22 @@ impl Contestant {
         let delivery = if self == Self::HydrantRedirect { "redirect" } else { "stream" };
         let shape = Shape { place, asking, delivery, ..shape };
         Ok(Running::of_cluster(Cluster::start(&shape).await?))
+    }
+}
+
+/// What a deployment is that was not started as the scenario would have it.
+fn tell_of(stage: &mut Stage, deployed: &Running, instances: usize) {
+    let count = deployed.sources.len();
+    if count != instances {
+        stage.section.note(format!(
+            "hydrant is the deployment's {count} frontends where {instances} instances are told."
+        ));
+    }
+    if deployed.api.is_none() {
+        stage.section.note(
+            "Without --admin, hydration is not waited for: only what the upstream was asked until it \
+             stood still for a moment is in its bytes.",
+        );
     }
 }
 

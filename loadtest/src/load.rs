@@ -28,8 +28,9 @@ static THREADS: LazyLock<Runtime> =
 
 /// Shortest sleep of the pacer.
 const NAP: Duration = Duration::from_micros(100);
-/// How long what was due at the end may wait for a free connection.
-const LAST_CHANCE: Duration = Duration::from_millis(50);
+/// How long what was due at the end may wait for a free connection: a hiccup in the last moment is in
+/// the latencies, and not yet a request that nobody served.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -62,36 +63,79 @@ pub enum Pace {
 
 /// The requests of `asks` in turn, by `plan`. Dropping it ends the load.
 pub async fn run(plan: Plan, asks: Vec<Ask>) -> Outcome {
-    assert!(!asks.is_empty(), "a load needs requests");
-    let load = Arc::new(Load {
-        plan,
-        asks,
-        started: Instant::now(),
-        due: Semaphore::new(0),
-        next: AtomicU64::new(0),
-        released: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-    });
-    let end = EndOnDrop(load.clone());
-    let mut workers = JoinSet::new();
-    for _ in 0..plan.connections {
-        workers.spawn_on(worker(load.clone()), THREADS.handle());
+    let sessions = (0..plan.connections).map(|_| Session::default()).collect();
+    Ready { plan, asks, sessions }.run().await
+}
+
+/// A load whose connections are open, and whose requests were each answered once already: what is
+/// measured is neither the first look of a server at its files nor a handshake.
+pub async fn warmed(plan: Plan, asks: Vec<Ask>) -> Ready {
+    let asks = Arc::new(asks);
+    let mut opening = JoinSet::new();
+    for first in 0..plan.connections {
+        opening.spawn_on(warm_up(first, plan.connections, asks.clone()), THREADS.handle());
     }
-    if let Pace::Open(rate) = plan.pace {
-        let load = load.clone();
-        thread::spawn(move || load.release(rate));
-    }
-    let mut outcome = Recorder::new(load.started);
-    // Every worker ends at the plan's time, at the latest when its last answer is overdue.
-    while let Some(recorded) = workers.join_next().await {
-        match recorded {
-            Ok(recorded) => outcome.merge(recorded),
-            Err(error) => outcome.failed(&format!("a worker ended: {error}")),
+    let sessions = opening.join_all().await;
+    Ready { plan, asks: Arc::unwrap_or_clone(asks), sessions }
+}
+
+/// The session of a connection that has had its share of the requests, and one at least. What goes
+/// wrong does so again when it is measured.
+async fn warm_up(first: usize, connections: usize, asks: Arc<Vec<Ask>>) -> Session {
+    let mut session = Session::default();
+    for number in (first..asks.len().max(connections)).step_by(connections) {
+        let ask = &asks[number % asks.len()];
+        let fetching = session.fetch(&ask.authority, &ask.request, |_| {});
+        if !matches!(timeout(PATIENCE, fetching).await, Ok(Ok(_))) {
+            return Session::default();
         }
     }
-    drop(end);
-    load.count_unserved(&mut outcome);
-    outcome.finish(load.started.elapsed().min(plan.time.max(Duration::from_millis(1))))
+    session
+}
+
+/// A load that can begin at once.
+pub struct Ready {
+    plan: Plan,
+    asks: Vec<Ask>,
+    /// One for each connection.
+    sessions: Vec<Session>,
+}
+
+impl Ready {
+    /// Dropping it ends the load.
+    pub async fn run(self) -> Outcome {
+        let Self { plan, asks, sessions } = self;
+        assert!(!asks.is_empty(), "a load needs requests");
+        let load = Arc::new(Load {
+            plan,
+            asks,
+            started: Instant::now(),
+            due: Semaphore::new(0),
+            next: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        });
+        let end = EndOnDrop(load.clone());
+        let mut workers = JoinSet::new();
+        for session in sessions {
+            workers.spawn_on(worker(load.clone(), session), THREADS.handle());
+        }
+        if let Pace::Open(rate) = plan.pace {
+            let load = load.clone();
+            thread::spawn(move || load.release(rate));
+        }
+        let mut outcome = load.recorder();
+        // Every worker ends at the plan's time, at the latest when its last answer is overdue.
+        while let Some(recorded) = workers.join_next().await {
+            match recorded {
+                Ok(recorded) => outcome.merge(recorded),
+                Err(error) => outcome.failed(&format!("a worker ended: {error}")),
+            }
+        }
+        drop(end);
+        load.count_unserved(&mut outcome);
+        outcome.finish(load.started.elapsed().min(plan.time.max(Duration::from_millis(1))))
+    }
 }
 
 struct Load {
@@ -136,6 +180,14 @@ impl Load {
         self.end();
     }
 
+    fn recorder(&self) -> Recorder {
+        Recorder::new(self.started, self.ends())
+    }
+
+    fn ends(&self) -> Instant {
+        self.started + self.plan.time
+    }
+
     fn end(&self) {
         self.over.store(true, Relaxed);
         self.due.close();
@@ -168,17 +220,23 @@ impl Load {
         if let Pace::Open(rate) = self.plan.pace {
             let now = Instant::now();
             for number in self.next.load(Relaxed)..self.released.load(Relaxed) {
-                outcome.unserved(now.saturating_duration_since(self.due_at(number, rate)));
+                outcome.unserved(self.due_at(number, rate), now);
             }
         }
     }
 }
 
-async fn worker(load: Arc<Load>) -> Recorder {
-    let (mut session, mut recorder) = (Session::default(), Recorder::new(load.started));
+async fn worker(load: Arc<Load>, mut session: Session) -> Recorder {
+    let (mut recorder, ends) = (load.recorder(), load.ends());
     while let Some((number, due)) = load.take().await {
         let ask = &load.asks[usize::try_from(number).unwrap_or(0) % load.asks.len()];
-        let fetching = session.fetch(&ask.authority, &ask.request, |_| {});
+        let mut in_time = 0;
+        let count = |piece: &[u8]| {
+            if Instant::now() <= ends {
+                in_time += piece.len() as u64;
+            }
+        };
+        let fetching = session.fetch(&ask.authority, &ask.request, count);
         match timeout(PATIENCE, fetching).await {
             Err(_) => {
                 // The connection may still bring the answer; a new one brings the next.
@@ -192,7 +250,7 @@ async fn worker(load: Arc<Load>) -> Recorder {
             Ok(Ok(answer)) if answer.length != ask.length => {
                 recorder.error(due, &format!("{} bytes, not {}", answer.length, ask.length));
             }
-            Ok(Ok(answer)) => recorder.done(due, answer.length),
+            Ok(Ok(answer)) => recorder.done(due, answer.length, in_time),
         }
     }
     recorder
@@ -201,6 +259,7 @@ async fn worker(load: Arc<Load>) -> Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metric::Metric;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -245,6 +304,26 @@ mod tests {
         // load that waits for answers before it sends would have seen one slow request.
         assert!(outcome.milliseconds(0.75) > outcome.milliseconds(0.25));
         assert!(outcome.slow(Duration::from_millis(100)) > 20, "{outcome:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_answer_after_the_end_is_in_no_rate() {
+        let ask = server(Duration::from_millis(400)).await;
+        let time = Duration::from_millis(100);
+        let plan = Plan { pace: Pace::Closed, connections: 3, time, most: u64::MAX };
+        let outcome = run(plan, vec![ask]).await;
+        assert_eq!(outcome.done, 3);
+        assert_eq!(outcome.values()[&Metric::Rate], 0.0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_first_answers_of_a_warmed_load_are_measured_by_nobody() {
+        let ask = server(Duration::from_millis(400)).await;
+        let time = Duration::from_secs(30);
+        let plan = Plan { pace: Pace::Closed, connections: 3, time, most: 30 };
+        let outcome = warmed(plan, vec![ask]).await.run().await;
+        assert_eq!((outcome.done, outcome.complaint()), (30, None));
+        assert_eq!(outcome.slow(Duration::from_millis(300)), 0, "{outcome:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

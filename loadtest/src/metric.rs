@@ -22,9 +22,19 @@ pub enum Metric {
     Amplification,
     /// GETs of what was read most often.
     MostGets,
+    /// GETs of a part of a blob.
+    RangedGets,
+    /// GETs of blobs that the upstream answered at the same time, at most.
+    PeakOpen,
     UpstreamRequests,
     Errors,
     Unserved,
+    /// Sent noticeably later than it was due.
+    Late,
+    /// How often something was done.
+    Count,
+    /// Herds that pulled, one after the other.
+    Herds,
     CpuPerGb,
     Cpu,
     /// CPU seconds per second.
@@ -37,6 +47,10 @@ pub enum Metric {
     /// Writes that were begun and neither ended nor removed.
     Unfinished,
     Messages,
+    /// Messages that the bus wrote into streams on disk.
+    Stored,
+    /// Of the nats-server.
+    BusMemory,
     /// Of one core; what the load generator itself took.
     ClientCpu,
     /// Of all cores of the machine.
@@ -63,9 +77,14 @@ impl Metric {
             Self::Slowest => "max ms",
             Self::Amplification => "upstream/image bytes",
             Self::MostGets => "GETs of one blob",
+            Self::RangedGets => "ranged GETs",
+            Self::PeakOpen => "open together",
             Self::UpstreamRequests => "upstream requests",
             Self::Errors => "errors",
             Self::Unserved => "unserved",
+            Self::Late => "sent late",
+            Self::Count => "count",
+            Self::Herds => "herds",
             Self::CpuPerGb => "CPU s/GB",
             Self::Cpu => "CPU s",
             Self::Cores => "cores",
@@ -76,6 +95,8 @@ impl Metric {
             Self::Queue => "queue",
             Self::Unfinished => "unfinished writes",
             Self::Messages => "bus messages/s",
+            Self::Stored => "stored messages/s",
+            Self::BusMemory => "bus MiB",
             Self::ClientCpu => "client cores",
             Self::Busy => "machine busy",
         }
@@ -84,6 +105,7 @@ impl Metric {
     pub fn better(self) -> Better {
         match self {
             Self::Throughput | Self::Rate => Better::Higher,
+            Self::PeakOpen | Self::Count | Self::Herds => Better::Higher,
             _ => Better::Lower,
         }
     }

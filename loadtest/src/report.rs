@@ -6,9 +6,9 @@ mod machine;
 mod plot;
 mod terminal;
 
-pub use machine::{Machine, Program, programs};
+pub use machine::{Machine, Program};
 
-use crate::{bars::Figure, trials::Part};
+use crate::{arguments::Options, bars::Figure, trials::Part};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -138,15 +138,15 @@ impl Chart {
 }
 
 impl Report {
-    pub fn new(effort: &str, programs: Vec<Program>) -> Self {
+    pub fn new(options: &Options) -> Self {
         Self {
             schema: SCHEMA,
             started: Timestamp::now(),
             took_s: 0.0,
             command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
-            effort: effort.to_owned(),
+            effort: options.effort().name().to_owned(),
             machine: Machine::read(),
-            programs,
+            programs: machine::programs(options.is_external()),
             scenarios: Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     pull::Source,
     report::Section,
     trials::{Outcome, Part, order},
-    upstream::{ImageSpec, Inserted, Upstream},
+    upstream::{Behaviour, ImageSpec, Inserted, Upstream},
 };
 use anyhow::{Context, Result, anyhow};
 use futures::FutureExt;
@@ -43,6 +43,10 @@ pub struct Stage {
     pub progress: Progress,
     /// No round begins that would not end before this.
     pub deadline: Instant,
+    /// Whether rounds were left out because of that.
+    pub has_left_out: bool,
+    /// The admin API of the deployment named on the command line.
+    api: Option<Api>,
     s3: Option<Arc<SeaweedFs>>,
     attic: Vec<TempDir>,
     next_seed: AtomicU64,
@@ -52,13 +56,16 @@ impl Stage {
     pub async fn new(
         options: Arc<Options>,
         progress: Progress,
-        section: Section,
+        mut section: Section,
         deadline: Instant,
     ) -> Result<Self> {
         let upstream = match &options.upstream_url {
             Some(url) => Upstream::running(url).await?,
             None => Upstream::start().await?,
         };
+        // One that others used before behaves as they left it.
+        upstream.behave(Behaviour::default()).await?;
+        let api = admin(&options, &mut section).await;
         // Seeds that no earlier run used, since a deployment may still hold its images.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let next_seed = AtomicU64::new(now.as_secs() << 20);
@@ -68,6 +75,8 @@ impl Stage {
             section,
             progress,
             deadline,
+            has_left_out: false,
+            api,
             s3: None,
             attic: Vec::new(),
             next_seed,
@@ -75,7 +84,7 @@ impl Stage {
     }
 
     pub fn effort(&self) -> Effort {
-        self.options.effort
+        self.options.effort()
     }
 
     /// A number that was never given before.
@@ -108,8 +117,7 @@ impl Stage {
             prefix: prefix.clone(),
         };
         let sources: Vec<_> = self.options.hydrant.iter().map(source).collect();
-        let api = self.options.admin.as_deref().map(|admin| Api::new(admin, Some(&prefix)));
-        (!sources.is_empty()).then(|| Running::deployed(sources, api))
+        (!sources.is_empty()).then(|| Running::deployed(sources, self.api.clone()))
     }
 
     /// Contestants without those that the command line leaves out.
@@ -169,11 +177,8 @@ impl Stage {
         let mut longest = Duration::ZERO;
         for round in 0..self.options.rounds() {
             let started = Instant::now();
-            if round > 0 && started + longest > self.deadline {
-                let name = &self.section.parts[index].name;
-                let rounds = self.options.rounds();
-                let note = format!("{name}: {round} of {rounds} rounds, then the time was over.");
-                self.section.note(note);
+            if started + longest >= self.deadline {
+                self.leave_out(index, round);
                 return;
             }
             for contestant in order(contestants, round) {
@@ -181,6 +186,13 @@ impl Stage {
             }
             longest = longest.max(started.elapsed());
         }
+    }
+
+    fn leave_out(&mut self, index: usize, round: u32) {
+        let (name, rounds) = (&self.section.parts[index].name, self.options.rounds());
+        let note = format!("{name}: {round} of {rounds} rounds, then the time was over.");
+        self.section.note(note);
+        self.has_left_out = true;
     }
 
     async fn one<C: Display>(
@@ -205,6 +217,18 @@ impl Stage {
             self.progress.told(&format!("{name} failed: {why}"));
         }
         self.section.parts[index].add(round, &name, outcome);
+    }
+}
+
+/// The admin API of a deployment, and why there will be no plot of its queue if so.
+async fn admin(options: &Options, section: &mut Section) -> Option<Api> {
+    let api = Api::new(options.admin.as_deref()?, Some(&options.prefix));
+    match api.clone().found().await {
+        Ok(api) => Some(api),
+        Err(error) => {
+            section.note(format!("No plot of the queue: its upstream is not known ({error:#})."));
+            Some(api)
+        }
     }
 }
 

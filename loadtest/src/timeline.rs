@@ -148,10 +148,21 @@ impl Line {
             });
         }
     }
+
+    /// How fast it rises between its points; where it falls it began anew.
+    fn per_second(&self) -> Self {
+        let pairs = self.points.windows(2).filter(|pair| pair[1].0 > pair[0].0);
+        let rise = |pair: &[(f64, f64)]| {
+            let ((from, before), (to, after)) = (pair[0], pair[1]);
+            (to, (after - before).max(0.0) / (to - from))
+        };
+        Self { name: self.name.clone(), points: pairs.map(rise).collect() }
+    }
 }
 
 impl Recorded {
     fn charts(self, what: &str) -> Vec<Chart> {
+        let throughput = self.bytes.iter().map(Line::per_second).collect();
         let chart = |title: &str, unit: &str, lines: Vec<Line>| {
             let lines: Vec<_> =
                 lines.into_iter().filter(|line| line.points.len() >= FEWEST_POINTS).collect();
@@ -161,11 +172,26 @@ impl Recorded {
         [
             chart("memory per process", "MiB", self.memory),
             chart("CPU per process", "cores", self.cpu),
+            chart("throughput", "MB/s", throughput),
             chart("upstream bytes and served bytes", "MB", self.bytes.into()),
             chart("queue depth", "jobs", vec![self.queue]),
         ]
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn throughput_is_what_the_bytes_rise_by() {
+        let points = vec![(0.0, 0.0), (0.5, 10.0), (0.5, 10.0), (2.5, 50.0), (3.5, 0.0)];
+        let bytes = Line { name: "to clients".to_owned(), points };
+        let throughput = bytes.per_second();
+        assert_eq!(throughput.points, [(0.5, 20.0), (2.5, 20.0), (3.5, 0.0)]);
+        assert_eq!(throughput.name, "to clients");
     }
 }

@@ -1,7 +1,8 @@
 //! Rounds in which everybody is measured once, one after the other.
 //!
-//! Contestants of a round run close together in time and never at once, and each round begins with
-//! another one, so drift of the machine falls on all alike. Ratios are taken within a round.
+//! Contestants of a round run close together in time and never at once. Each round begins with another
+//! one, so drift of the machine falls on all alike, and every second goes round the other way, so what
+//! one leaves behind does not always fall on the same next. Ratios are taken within a round.
 
 use crate::metric::{Metric, Values};
 use crate::spread::Spread;
@@ -121,11 +122,18 @@ impl Part {
     }
 }
 
-/// The order of a round: each round begins with the next one.
+/// The order of a round: each begins with the next one, and every second goes round the other way.
+/// Were all in the same direction, everybody would always follow the same neighbour, and have what that
+/// one leaves behind (unwritten pages, warm caches) in every round.
 pub fn order<T: Clone>(all: &[T], round: u32) -> Vec<T> {
     let mut order = all.to_vec();
-    if !order.is_empty() {
-        order.rotate_left(round as usize % all.len());
+    if order.is_empty() {
+        return order;
+    }
+    let first = round as usize % order.len();
+    order.rotate_left(first);
+    if round % 2 == 1 {
+        order[1..].reverse();
     }
     order
 }
@@ -153,5 +161,19 @@ mod tests {
     fn each_round_begins_with_another_one() {
         assert_eq!(order(&["a", "b", "c"], 0), ["a", "b", "c"]);
         assert_eq!(order(&["a", "b", "c"], 4), ["b", "c", "a"]);
+        assert!(order::<u8>(&[], 3).is_empty());
+    }
+
+    #[test]
+    fn nobody_follows_the_same_one_in_every_round() {
+        let rounds = [0, 1, 2].map(|round| order(&["a", "b", "c"], round));
+        assert_eq!(rounds, [["a", "b", "c"], ["b", "a", "c"], ["c", "a", "b"]]);
+        let before = |who| {
+            let place = |round: &Vec<&str>| round.iter().position(|name| *name == who);
+            let before =
+                rounds.iter().filter_map(|round| Some(round[place(round)?.checked_sub(1)?]));
+            before.collect::<std::collections::HashSet<_>>().len()
+        };
+        assert_eq!([before("a"), before("b"), before("c")], [2, 1, 2].map(|n: usize| n));
     }
 }

@@ -4,6 +4,12 @@ use crate::metric::{Metric, Values};
 use std::{
     collections::HashMap,
     fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,10 +18,11 @@ const TICKS: f64 = 100.0;
 pub const MIB: f64 = 1024.0 * 1024.0;
 
 /// A process whose use is measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Watched {
     pub name: String,
-    pid: u32,
+    /// Of all clones: whoever starts the process again says so to those who watch it.
+    pid: Arc<AtomicU32>,
     extent: Extent,
     role: Role,
 }
@@ -49,13 +56,32 @@ pub struct Usage {
 
 impl Watched {
     pub fn new(name: &str, pid: u32) -> Self {
+        let pid = Arc::new(AtomicU32::new(pid));
         Self { name: name.to_owned(), pid, extent: Extent::WithChildren, role: Role::Measured }
     }
 
     /// The load generator itself, without the servers it started.
     pub fn ourselves() -> Self {
         let pid = std::process::id();
-        Self { name: "load generator".to_owned(), pid, extent: Extent::Alone, role: Role::Measured }
+        Self { extent: Extent::Alone, ..Self::new("load generator", pid) }
+    }
+
+    /// It was started again.
+    pub fn is_now(&self, pid: u32) {
+        self.pid.store(pid, Relaxed);
+    }
+
+    pub fn is_measured(&self) -> bool {
+        self.role == Role::Measured
+    }
+
+    /// Space of files that have no name any more, or never had one, and are open in the process.
+    pub fn deleted_bytes(&self) -> u64 {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid.load(Relaxed)));
+        let open = open.into_iter().flatten().flatten().map(|entry| entry.path());
+        // A file counts once, in however many places it is open.
+        let files: HashMap<_, _> = open.filter_map(|open| deleted(&open)).collect();
+        files.values().sum()
     }
 
     /// The same process as one that works for what is measured.
@@ -70,12 +96,13 @@ impl Watched {
 
     /// The same from a reading of all processes.
     pub fn among(&self, Processes(table): &Processes) -> Usage {
-        let Some(main) = table.get(&self.pid) else {
+        let pid = self.pid.load(Relaxed);
+        let Some(main) = table.get(&pid) else {
             return Usage::default();
         };
         let family = match self.extent {
-            Extent::WithChildren => family(table, self.pid),
-            Extent::Alone => vec![self.pid],
+            Extent::WithChildren => family(table, pid),
+            Extent::Alone => vec![pid],
         };
         let mut usage = Usage::default();
         for pid in family {
@@ -91,6 +118,14 @@ impl Watched {
         }
         usage
     }
+}
+
+/// Device, number and space of the file behind an entry of `/proc/<pid>/fd`, if it lies on a disk and
+/// has no name.
+fn deleted(open: &Path) -> Option<((u64, u64), u64)> {
+    let file = fs::metadata(open).ok().filter(|file| file.is_file() && file.nlink() == 0)?;
+    let is_memory = fs::read_link(open).ok()?.to_string_lossy().starts_with("/memfd:");
+    (!is_memory).then(|| ((file.dev(), file.ino()), file.blocks() * 512))
 }
 
 struct Stat {
@@ -186,13 +221,17 @@ impl Meter {
         self.started.elapsed()
     }
 
-    /// CPU and peak memory into `values`; CPU per GB where bytes were served.
-    pub fn read(&self, served: u64, values: &mut Values) {
+    /// How busy the machine was until now, and the load generator on it.
+    pub fn read_machine(&self, values: &mut Values) {
         let elapsed = self.elapsed().as_secs_f64().max(1e-3);
         let client = Watched::ourselves().usage().cpu_s - self.client;
         values.insert(Metric::ClientCpu, client / elapsed);
         let (busy, total) = machine();
         values.insert(Metric::Busy, (busy - self.machine.0) / (total - self.machine.1).max(1e-3));
+    }
+
+    /// CPU and peak memory into `values`; CPU per GB where bytes were served.
+    pub fn read(&self, served: u64, values: &mut Values) {
         if self.watched.is_empty() {
             return;
         }
@@ -221,6 +260,28 @@ mod tests {
         let line = "7 (a) b) c) S 3 7 7 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 1 1 1";
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.program.as_str(), stat.parent, stat.cpu_s), ("a) b) c", 3, 2.0));
+    }
+
+    #[test]
+    fn open_files_without_a_name_take_space() {
+        let own = Watched::ourselves();
+        let before = own.deleted_bytes();
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &vec![1; 4 << 20]).unwrap();
+        file.sync_all().unwrap();
+        let again = file.try_clone().unwrap();
+        let with = own.deleted_bytes();
+        assert!(with - before >= 4 << 20 && with - before < 8 << 20, "{before} {with}");
+        drop((file, again));
+    }
+
+    #[test]
+    fn who_watches_a_process_goes_on_with_the_one_that_replaced_it() {
+        let watched = Watched::new("x", 0);
+        let clone = watched.clone();
+        assert_eq!(clone.usage(), Usage::default());
+        watched.is_now(std::process::id());
+        assert!(clone.usage().memory > 0);
     }
 
     #[test]

@@ -8,10 +8,13 @@ use hydrant_testkit::{Content, SeaweedFs};
 use jiff::{Timestamp, tz::TimeZone};
 use reqwest::{Client, Method, Response};
 use std::time::Instant;
+use tokio::sync::Semaphore;
 
-/// As hydrant writes: parts of this size, so many of one upload at once.
+/// As hydrant writes: parts of this size, so many of one upload at once, and of all that one process
+/// has under way.
 const PART: u64 = 8 * 1024 * 1024;
-const PARTS_AT_ONCE: usize = 4;
+pub const PARTS_OF_ONE: usize = 3;
+pub const PARTS_OF_ALL: usize = 6;
 
 /// MB/s of writing objects of these sizes, `streams` at once.
 pub async fn writes(s3: &SeaweedFs, sizes: &[u64], streams: usize, seed: u64) -> Result<f64> {
@@ -36,6 +39,8 @@ struct Bucket {
     access_key: &'static str,
     secret_key: &'static str,
     client: Client,
+    /// A permit for each part under way.
+    parts: Semaphore,
 }
 
 impl Bucket {
@@ -46,6 +51,7 @@ impl Bucket {
             access_key: s3.access_key(),
             secret_key: s3.secret_key(),
             client: Client::new(),
+            parts: Semaphore::new(PARTS_OF_ALL),
         }
     }
 
@@ -56,11 +62,15 @@ impl Bucket {
         let part = |(number, start): (usize, u64)| {
             let query = format!("partNumber={}&uploadId={id}", number + 1);
             let range = start..content.length().min(start + PART);
-            let mut body = Vec::with_capacity(PART as usize);
-            content.chunks(range).for_each(|chunk| body.extend_from_slice(&chunk));
-            async move { self.put_part(key, &query, body).await }
+            let content = &content;
+            async move {
+                let _permit = self.parts.acquire().await?;
+                let mut body = Vec::with_capacity(PART as usize);
+                content.chunks(range).for_each(|chunk| body.extend_from_slice(&chunk));
+                self.put_part(key, &query, body).await
+            }
         };
-        let parts = stream::iter(starts.enumerate().map(part)).buffered(PARTS_AT_ONCE);
+        let parts = stream::iter(starts.enumerate().map(part)).buffered(PARTS_OF_ONE);
         let tags: Vec<String> = parts.try_collect().await?;
         let list: String = (1..).zip(&tags).map(|(number, tag)| listed(number, tag)).collect();
         let body = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");

@@ -75,14 +75,15 @@ fn figures(report: &Report) -> String {
     }
     let count = |verdict| report.figures().filter(|figure| figure.verdict() == verdict).count();
     format!(
-        "<section id='figures'><h2>Figures</h2><p>{} of {} bars reached, {} missed, {} not \
-         measured. The tinted side of the line is where a figure is to lie.</p>\
+        "<section id='figures'><h2>Figures</h2><p>{} of {} bars reached, {} missed, {} failed, {} \
+         not measured. The tinted side of the line is where a figure is to lie.</p>\
          <div class='wide'><table class='figures'><thead><tr><th></th><th>what</th><th>bar</th>\
          <th>measured</th><th></th><th>others, same rounds</th></tr></thead><tbody>{rows}</tbody>\
          </table></div></section>",
         count(Verdict::Reached),
-        count(Verdict::Reached) + count(Verdict::Missed) + count(Verdict::NotMeasured),
+        report.figures().count() - count(Verdict::Told),
         count(Verdict::Missed),
+        count(Verdict::Failed),
         count(Verdict::NotMeasured),
     )
 }
@@ -92,13 +93,14 @@ fn figure(figure: &Figure) -> String {
     let (class, word) = match verdict {
         Verdict::Reached => ("good", "reached"),
         Verdict::Missed => ("bad", "missed"),
+        Verdict::Failed => ("bad", "failed"),
         Verdict::Told => ("told", "told"),
         Verdict::NotMeasured => ("told", "not measured"),
     };
-    let plot =
-        figure.spread().map(|spread| plot::range(spread, figure.limit, verdict != Verdict::Missed));
+    let is_good = !matches!(verdict, Verdict::Missed | Verdict::Failed);
+    let plot = figure.spread().map(|spread| plot::range(spread, figure.limit, is_good));
     let measured = match figure.spread() {
-        Some(spread) => with_range(spread),
+        Some(spread) => with_range(spread) + &failed_rounds(figure),
         None => format!(
             "<small>{}</small>",
             escape(figure.failure.as_deref().unwrap_or("not part of this run"))
@@ -121,6 +123,16 @@ fn other(other: &Other) -> Option<String> {
         (Some(spread), _) => Some(format!("{name} {}", number(spread.median))),
         (None, Some(why)) => Some(format!("<span title='{}'>{name} failed</span>", escape(why))),
         (None, None) => None,
+    }
+}
+
+/// How many rounds failed, and why.
+fn failed_rounds(figure: &Figure) -> String {
+    match (figure.failed_rounds, &figure.failure) {
+        (0, _) | (_, None) => String::new(),
+        (count, Some(why)) => {
+            format!("<p class='why'>{} failed: {}</p>", terminal::rounds(count), escape(why))
+        }
     }
 }
 
@@ -199,9 +211,19 @@ fn value(cell: &str) -> String {
 
 fn programs(report: &Report) -> String {
     let program = |program: &super::Program| {
-        format!("<dt>{}</dt><dd>{}</dd>", escape(&program.name), escape(&program.version))
+        let sha256 =
+            program.sha256.as_ref().map(|sha256| format!("<br><small>SHA-256 {sha256}</small>"));
+        format!(
+            "<dt>{}</dt><dd>{}{}</dd>",
+            escape(&program.name),
+            escape(&program.version),
+            sha256.unwrap_or_default()
+        )
     };
+    let revision = escape(&report.machine.revision);
     let programs: String = report.programs.iter().map(program).collect();
     let command = escape(&report.command);
-    format!("<h2>Programs</h2><dl>{programs}<dt>arguments</dt><dd>{command}</dd></dl>")
+    format!(
+        "<h2>Programs</h2><dl>{programs}<dt>source</dt><dd>{revision}</dd><dt>arguments</dt><dd>{command}</dd></dl>"
+    )
 }

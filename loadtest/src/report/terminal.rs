@@ -73,6 +73,7 @@ fn figures(report: &Report) -> String {
         let sign = match figure.verdict() {
             Verdict::Reached => "✓",
             Verdict::Missed => "✗",
+            Verdict::Failed => "!",
             Verdict::Told => "·",
             Verdict::NotMeasured => "?",
         };
@@ -84,18 +85,25 @@ fn figures(report: &Report) -> String {
     }
     let Report { machine, effort, took_s, .. } = report;
     let about = format!(
-        "{} cores, {} build, {effort} effort, {took_s:.0} s; medians with their ranges",
-        machine.cores, machine.build
+        "{} cores, {} build of {}, {effort} effort, {took_s:.0} s; medians with their ranges",
+        machine.cores, machine.build, machine.revision
     );
     format!("\nFIGURES · {about}\n{}", aligned(&rows))
 }
 
 pub fn measured(figure: &Figure) -> String {
     match (figure.spread(), &figure.failure) {
+        (Some(spread), Some(why)) if figure.failed_rounds > 0 => {
+            format!("{spread}, and {} failed: {why}", rounds(figure.failed_rounds))
+        }
         (Some(spread), _) => spread.to_string(),
         (None, Some(why)) => format!("not measured: {why}"),
         (None, None) => "not part of this run".to_owned(),
     }
+}
+
+pub fn rounds(count: usize) -> String {
+    if count == 1 { "1 round".to_owned() } else { format!("{count} rounds") }
 }
 
 /// What others came to, and why they did not.

@@ -6,15 +6,16 @@ use crate::{
     cluster::{Api, Cluster, Shape},
     contestant::Running,
     load::{self, Ask, Outcome, Pace, Plan},
-    metric::Metric,
+    metric::{Metric, Values},
     pull::{Model, pull},
     report::{Chart, Section},
     stage::Stage,
+    timeline::Timeline,
     trials::Part,
     upstream::{Behaviour, Fault, Inserted, Upstream},
     wire::{Request, Session},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::{
     fmt, mem,
     time::{Duration, Instant},
@@ -24,8 +25,15 @@ use tokio::time::sleep;
 const PART: &str = "warm traffic";
 /// Requests per second for images of the upstream in trouble that nobody has asked for before.
 const COLD_RATE: f64 = 50.0;
+/// Of the warm load, and of the misses.
+const CONNECTIONS: usize = 64;
 /// Images of it that are asked for in the background in each phase, to be local when all is over.
 const ASKED: usize = 10;
+/// Clients of a herd.
+const HERD: usize = 50;
+/// Images for herds that are made before the phase, for each second of it: making them takes CPU of the
+/// machine on which the herds are measured.
+const HERDS_A_SECOND: usize = 2;
 /// How long that may take then.
 const RECOVERY: Duration = Duration::from_secs(300);
 /// How long the upstream is well before the next trouble: a breaker that opens again sooner stays open
@@ -73,6 +81,15 @@ impl fmt::Display for Phase {
 }
 
 impl Phase {
+    fn is_herd(self) -> bool {
+        matches!(self, Self::Herd | Self::HerdDirect)
+    }
+
+    /// Whether the page has plots of its processes, bytes and queue.
+    fn is_drawn(self) -> bool {
+        matches!(self, Self::BlackHole | Self::Herd)
+    }
+
     fn behaviour(self) -> Behaviour {
         match self {
             Self::Quiet | Self::Herd | Self::HerdDirect => Behaviour::default(),
@@ -106,8 +123,10 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let about = format!(
         "{rate} requests/s for cached manifests and 64 KiB blobs, due at fixed times, while \
          {COLD_RATE} requests/s miss at another upstream and {ASKED} of its images are hydrated, or \
-         50 clients pull a cold image, through hydrant or from the upstream itself. Upstream requests are those at the other upstream."
+         herds of {HERD} clients pull one cold image after the other, through hydrant or from the \
+         upstream itself, until the phase is over. Upstream requests are those at the other upstream."
     );
+    settings(stage, rate);
     let mut lab = prepare(stage).await?;
     let metrics = [
         Metric::P99,
@@ -117,25 +136,74 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
         Metric::Unserved,
         Metric::Errors,
         Metric::UpstreamRequests,
+        Metric::Herds,
     ];
     let part = Part::new(PART, &about, &metrics).against(&Phase::Quiet.to_string());
     stage
         .rounds(part, &PHASES, async |stage, phase, _| {
             lab.troubled.reset().await?;
             lab.troubled.behave(phase.behaviour()).await?;
-            let misses = misses(stage, &mut lab, *phase).await?;
-            let outcome = measure(stage, &lab, misses, *phase, rate).await?;
+            let work = work(stage, &mut lab, *phase).await?;
+            let timeline = timeline(stage, &lab, *phase)?;
+            let measured = measure(stage, &lab, work, *phase, rate).await;
+            let charts = timeline.charts(&phase.to_string()).await;
             let asked = lab.troubled.counters().await?;
             // What hangs and what the breaker remembers would fall on the next phase.
             recovery(stage, &mut lab, *phase).await?;
+            if phase.is_drawn() {
+                stage.section.put_charts(charts);
+            }
+            let (outcome, herds) = measured?;
             chart(stage, *phase, &outcome);
-            let mut values = outcome.values();
-            let requests = asked.heads + asked.manifest_gets + asked.blob_gets + asked.spoilt;
-            values.insert(Metric::UpstreamRequests, requests as f64);
+            let mut values = values(&outcome)?;
+            values.insert(Metric::UpstreamRequests, (asked.requests() + asked.spoilt) as f64);
+            values.extend(herds.map(|herds| (Metric::Herds, herds as f64)));
             Ok(values)
         })
         .await;
     Ok(())
+}
+
+fn settings(stage: &mut Stage, rate: f64) {
+    let section = &mut stage.section;
+    section
+        .set("processes", "hydrant up with the nats-server it starts, a directory, two upstreams");
+    section.set("configuration", "as it is by default, with fresh_for = \"1h\"");
+    section.set("warm", format!("{rate} requests/s over {CONNECTIONS} connections, due evenly"));
+    section.set(
+        "misses",
+        format!("{COLD_RATE} requests/s, each for an image nobody asked for before"),
+    );
+    let size = herd_layer(stage) / KIB;
+    stage
+        .section
+        .set("herds", format!("{HERD} clients each, one layer of {size} KiB, back to back"));
+    stage.section.set("phase", format!("{:?}", length(stage)));
+}
+
+/// Requests for what is cached, that fail because another upstream is in trouble, are what must not
+/// be: then there is no latency to tell.
+fn values(warm: &Outcome) -> Result<Values> {
+    if let Some(complaint) = warm.complaint() {
+        anyhow::bail!(
+            "of {} warm requests: {complaint}",
+            warm.done + warm.failures() + warm.unserved
+        );
+    }
+    Ok(warm.values())
+}
+
+/// What is there to see beside the latency; everybody's time is told alike, since looking takes CPU.
+fn timeline(stage: &Stage, lab: &Lab, phase: Phase) -> Result<Timeline> {
+    let (watched, api) = (lab.running.watched.clone(), lab.running.api.clone());
+    let api = api.context("it is a cluster of ours")?;
+    Ok(match phase {
+        Phase::Quiet | Phase::Herd | Phase::HerdDirect => {
+            Timeline::start(watched, &stage.upstream, Some(api))
+        }
+        // Where jobs for the upstream in trouble wait.
+        _ => Timeline::start(watched, &lab.troubled, Some(api.of_upstream("other"))),
+    })
 }
 
 /// Ends the trouble. Everything that was asked for in it becomes local.
@@ -176,42 +244,64 @@ async fn prepare(stage: &mut Stage) -> Result<Lab> {
     Ok(Lab { running, troubled, warm, asked: Vec::new() })
 }
 
-/// The warm load, with what else goes on in the phase.
+/// The warm load, with what else goes on in the phase; and how many herds there were, if any.
 async fn measure(
     stage: &Stage,
     lab: &Lab,
-    misses: Vec<Ask>,
+    work: Work,
     phase: Phase,
     rate: f64,
-) -> Result<Outcome> {
+) -> Result<(Outcome, Option<usize>)> {
     let time = length(stage);
-    let plan = Plan { pace: Pace::Open(rate), connections: 64, time, most: u64::MAX };
-    let warm = load::run(plan, lab.warm.clone());
-    Ok(match phase {
-        Phase::Quiet => warm.await,
-        Phase::Herd => herd(stage, &lab.running, warm).await?,
-        Phase::HerdDirect => herd(stage, &Running::direct(&stage.upstream), warm).await?,
-        _ => {
+    let connections = CONNECTIONS;
+    let plan = Plan { pace: Pace::Open(rate), connections, time, most: u64::MAX };
+    let warm = load::warmed(plan, lab.warm.clone()).await.run();
+    match work {
+        Work::None => Ok((warm.await, None)),
+        Work::Misses(misses) => {
             let most = misses.len() as u64;
-            let cold = Plan { pace: Pace::Open(COLD_RATE), connections: 64, time, most };
+            let cold = Plan { pace: Pace::Open(COLD_RATE), connections, time, most };
             let (outcome, _) = tokio::join!(warm, load::run(cold, misses));
-            outcome
+            Ok((outcome, None))
         }
-    })
+        Work::Herds(images) => {
+            let direct = Running::direct(&stage.upstream);
+            let running = if phase == Phase::Herd { &lab.running } else { &direct };
+            let until = Instant::now() + time;
+            let (outcome, pulled) = tokio::join!(warm, herds(stage, running, images, until));
+            let pulled = pulled?;
+            clients::hydrated(running, &pulled.iter().collect::<Vec<_>>()).await?;
+            Ok((outcome, Some(pulled.len())))
+        }
+    }
 }
 
-/// 50 clients pull one new image at once, as the warm load begins.
-async fn herd(
+/// One herd after the other pulls an image that is new to all, without a pause between them, until the
+/// warm load is over: a herd of a second would be in one of a hundred warm requests, or in none.
+async fn herds(
     stage: &Stage,
     running: &Running,
-    warm: impl Future<Output = Outcome>,
-) -> Result<Outcome> {
-    let size = stage.effort().pick(MIB, 8 * MIB, 64 * MIB);
-    let image = stage.image(&[size]).await?;
-    let herd = vec![&image; 50];
-    let (outcome, _) = tokio::join!(warm, clients::at_once(running, &herd, Model::Docker));
-    clients::hydrated(running, &[&image]).await?;
-    Ok(outcome)
+    images: Vec<Inserted>,
+    until: Instant,
+) -> Result<Vec<Inserted>> {
+    let (mut images, mut pulled) = (images.into_iter(), Vec::new());
+    while Instant::now() < until {
+        let image = match images.next() {
+            Some(image) => image,
+            None => stage.image(&[herd_layer(stage)]).await?,
+        };
+        let pulls = clients::at_once(running, &vec![&image; HERD], Model::Docker).await;
+        if let Some(complaint) = pulls.complaint() {
+            anyhow::bail!("herd {}: {complaint}", pulled.len() + 1);
+        }
+        pulled.push(image);
+    }
+    ensure!(!pulled.is_empty(), "there was no time for a herd");
+    Ok(pulled)
+}
+
+fn herd_layer(stage: &Stage) -> u64 {
+    stage.effort().pick(MIB, 8 * MIB, 64 * MIB)
 }
 
 /// A 99th percentile needs some thousands of requests.
@@ -219,12 +309,28 @@ fn length(stage: &Stage) -> Duration {
     stage.effort().pick(1, 3, 3) * stage.options.phase()
 }
 
+/// What goes on beside the warm load.
+enum Work {
+    None,
+    Misses(Vec<Ask>),
+    /// Images for as many herds as there may be.
+    Herds(Vec<Inserted>),
+}
+
+async fn work(stage: &Stage, lab: &mut Lab, phase: Phase) -> Result<Work> {
+    match phase {
+        Phase::Quiet => Ok(Work::None),
+        phase if phase.is_herd() => {
+            let count = HERDS_A_SECOND * length(stage).as_secs() as usize;
+            Ok(Work::Herds(stage.images(count, &[herd_layer(stage)]).await?))
+        }
+        _ => Ok(Work::Misses(misses(stage, lab).await?)),
+    }
+}
+
 /// Asks for images that are new to everybody, one after the other; what the clients are answered does
 /// not matter here. Some are wanted in the background besides.
-async fn misses(stage: &Stage, lab: &mut Lab, phase: Phase) -> Result<Vec<Ask>> {
-    if matches!(phase, Phase::Quiet | Phase::Herd | Phase::HerdDirect) {
-        return Ok(Vec::new());
-    }
+async fn misses(stage: &Stage, lab: &mut Lab) -> Result<Vec<Ask>> {
     let count = (COLD_RATE * length(stage).as_secs_f64()) as usize;
     let images = lab.troubled.insert(&stage.specs(count + ASKED, &[200])).await?;
     let (cold, asked) = images.split_at(count);
@@ -244,7 +350,7 @@ async fn misses(stage: &Stage, lab: &mut Lab, phase: Phase) -> Result<Vec<Ask>> 
 fn chart(stage: &mut Stage, phase: Phase, outcome: &Outcome) {
     let p99 = Chart::new("p99 of warm traffic over time", "s", "ms");
     stage.section.put_line(p99, &phase.to_string(), outcome.over_time(|second| second.p99_ms));
-    let errors = outcome.over_time(|second| second.errors as f64);
+    let errors = outcome.over_time(|second| Some(second.errors as f64));
     if errors.iter().any(|(_, count)| *count > 0.0) {
         let chart = Chart::new("failed warm requests over time", "s", "per s");
         stage.section.put_line(chart, &phase.to_string(), errors);

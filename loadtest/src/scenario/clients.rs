@@ -6,17 +6,21 @@ use crate::{
     pull::{Model, Pulled, pull},
     spread::quantile,
     stage::Stage,
-    upstream::Inserted,
+    upstream::{Inserted, Upstream},
 };
 use anyhow::{Context, Result};
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 /// How long hydration may take after the last client is served.
 const HYDRATION_LIMIT: Duration = Duration::from_secs(300);
+/// How long an upstream is asked nothing when nobody reads on behind the clients.
+const STILL: Duration = Duration::from_millis(300);
+/// How long that may take.
+const STILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a number of pulls came to.
 pub struct Pulls {
@@ -50,6 +54,13 @@ impl Pulls {
         self.done.iter().map(|pulled| pulled.bytes).sum()
     }
 
+    /// How many failed, and how the first did; `None` when all came.
+    pub fn complaint(&self) -> Option<String> {
+        let first = self.errors.first()?;
+        let (failed, all) = (self.errors.len(), self.errors.len() + self.done.len());
+        Some(format!("{failed} of {all} pulls failed, as {first}"))
+    }
+
     pub fn values(&self) -> Values {
         let mut seconds: Vec<_> = self.done.iter().map(|p| p.took.as_secs_f64()).collect();
         seconds.sort_by(f64::total_cmp);
@@ -77,14 +88,61 @@ pub async fn hydrated(running: &Running, images: &[&Inserted]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until what goes on behind the clients is done, so that it is in the counters, and in no
+/// other's turn.
+pub async fn ended(stage: &mut Stage, running: &Running, images: &[&Inserted]) -> Result<()> {
+    hydrated(running, images).await?;
+    if running.api.is_none() && !still(&stage.upstream).await? {
+        stage.section.note(format!(
+            "The upstream was still read {STILL_LIMIT:?} after the last client of {}.",
+            running.source(0).authority
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the upstream came to be read by nobody.
+async fn still(upstream: &Upstream) -> Result<bool> {
+    let started = Instant::now();
+    let mut earlier = upstream.counters().await?;
+    while started.elapsed() < STILL_LIMIT {
+        sleep(STILL).await;
+        let now = upstream.counters().await?;
+        if now.stands_still_since(&earlier) {
+            return Ok(true);
+        }
+        earlier = now;
+    }
+    Ok(false)
+}
+
+/// Bytes of `images`, each counted once.
+pub fn bytes(images: &[&Inserted]) -> u64 {
+    let distinct: HashMap<_, _> = images.iter().map(|i| (i.name(), i.bytes)).collect();
+    distinct.values().sum()
+}
+
 /// What `images`, each counted once, cost the upstream since its counters were reset.
 pub async fn cost(stage: &Stage, images: &[&Inserted], values: &mut Values) -> Result<()> {
     let counters = stage.upstream.counters().await?;
-    let distinct: HashMap<_, _> = images.iter().map(|i| (i.name(), i.bytes)).collect();
-    let bytes: u64 = distinct.values().sum();
-    values.insert(Metric::Amplification, counters.bytes as f64 / bytes as f64);
+    values.insert(Metric::Amplification, counters.bytes as f64 / bytes(images) as f64);
     values.insert(Metric::MostGets, counters.most_gets as f64);
-    let requests = counters.heads + counters.manifest_gets + counters.blob_gets;
-    values.insert(Metric::UpstreamRequests, requests as f64);
+    values.insert(Metric::RangedGets, counters.ranged_gets as f64);
+    values.insert(Metric::PeakOpen, counters.peak_open as f64);
+    values.insert(Metric::UpstreamRequests, counters.requests() as f64);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_pull_is_told_with_how_many_there_were() {
+        let pulled = Pulled { took: Duration::ZERO, first_byte: Duration::ZERO, bytes: 1 };
+        let mut pulls = Pulls { done: vec![pulled; 3], errors: Vec::new(), took: Duration::ZERO };
+        assert_eq!(pulls.complaint(), None);
+        pulls.errors = vec!["status 502".to_owned(), "status 503".to_owned()];
+        assert_eq!(pulls.complaint().unwrap(), "2 of 5 pulls failed, as status 502");
+    }
 }

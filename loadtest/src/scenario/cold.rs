@@ -23,11 +23,12 @@ const LARGE_RANGES: &str = "one large layer, by a client that asks in four range
 const LARGE_SLOW: &str = "one large layer, 20 MB/s a connection";
 const SMALL_SHAPED: &str = "small image, 20 ms";
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 8] = [
     Metric::Wall,
     Metric::FirstByte,
     Metric::Amplification,
     Metric::UpstreamRequests,
+    Metric::RangedGets,
     Metric::Cpu,
     Metric::PeakMemory,
     Metric::Busy,
@@ -142,8 +143,9 @@ async fn trial(stage: &mut Stage, contestant: Contestant, work: &Work) -> Result
         (Metric::Wall, pulled.took.as_secs_f64()),
         (Metric::FirstByte, pulled.first_byte.as_secs_f64() * 1e3),
     ]);
-    // Of hydrant, the work behind the pull belongs to it as well.
-    clients::hydrated(&running, &[&image]).await?;
+    meter.read_machine(&mut values);
+    // The work behind the pull belongs to it as well.
+    clients::ended(stage, &running, &[&image]).await?;
     meter.read(pulled.bytes, &mut values);
     clients::cost(stage, &[&image], &mut values).await?;
     stage.upstream.behave(Behaviour::default()).await?;

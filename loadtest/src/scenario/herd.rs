@@ -4,16 +4,17 @@ use super::{KIB, MIB, clients};
 use crate::{
     bars::{self, Figure},
     contestant::{Contestant, STATIC_AND_CACHE},
+    memory,
     metric::{Metric, Values},
     pull::Model,
     report::Section,
-    stage::Stage,
+    stage::{Stage, sync_disks},
     timeline::Timeline,
     trials::Part,
     upstream::{Behaviour, Inserted},
     usage::Meter,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 const FRONTENDS: usize = 3;
 const FIFTY: &str = "a herd, one image";
@@ -22,9 +23,10 @@ const ONE: &str = "a herd at one process";
 const MIX: &str = "a herd over a mix of images";
 const STREAMS: &str = "cold streams at once";
 
-const METRICS: [Metric; 8] = [
+const METRICS: [Metric; 9] = [
     Metric::Amplification,
     Metric::MostGets,
+    Metric::RangedGets,
     Metric::UpstreamRequests,
     Metric::Wall,
     Metric::P50,
@@ -41,6 +43,7 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
         .section
         .set("instances", format!("{FRONTENDS}; hydrant: frontends over one store, one importer"));
     stage.section.set("upstream", "20 ms, 100 MB/s a connection");
+    stage.section.set("memory", memory::TOUCHED);
     stage.section.set("nginx", STATIC_AND_CACHE);
     let effort = stage.effort();
     let layers =
@@ -90,11 +93,14 @@ async fn mix(stage: &mut Stage) {
 /// Different images, each slow, so that all streams are open together.
 async fn streams(stage: &mut Stage) {
     let count = stage.effort().pick(20, 100, 500);
-    let about = format!("{count} clients, each with an image of its own, through one instance.");
+    let about = format!(
+        "{count} clients, each with an image of its own, through one instance; open together are \
+         answers of the upstream that were under way at one moment."
+    );
     let part = Part::new(
         STREAMS,
         &about,
-        &[Metric::PeakMemory, Metric::Wall, Metric::P99, Metric::Errors],
+        &[Metric::PeakMemory, Metric::PeakOpen, Metric::Wall, Metric::P99, Metric::Errors],
     );
     let all = [Contestant::HydrantWide, Contestant::NginxCache, Contestant::Registry];
     let contestants = stage.contestants(&all);
@@ -115,6 +121,8 @@ pub async fn trial(
     images: &[&Inserted],
 ) -> Result<Values> {
     let running = contestant.start(stage, instances).await?;
+    sync_disks().await?;
+    memory::touch(clients::bytes(images) * instances as u64).await?;
     let rate = if part == STREAMS { 512 * KIB } else { 100_000_000 };
     let shaped = Behaviour { connection_rate: Some(rate), ..Behaviour::latency(20) };
     stage.upstream.behave(shaped).await?;
@@ -123,17 +131,18 @@ pub async fn trial(
     let meter = Meter::start(&running.watched);
     let pulls = clients::at_once(&running, images, Model::Docker).await;
     let mut values = pulls.values();
-    clients::hydrated(&running, images).await?;
+    meter.read_machine(&mut values);
+    clients::ended(stage, &running, images).await?;
     meter.read(pulls.bytes(), &mut values);
     clients::cost(stage, images, &mut values).await?;
     stage.upstream.behave(Behaviour::default()).await?;
-    if let Some(error) = pulls.errors.first() {
-        let note = format!("{part}, {contestant}: {} pulls failed, as {error}", pulls.errors.len());
-        stage.section.note(note);
-    }
     let charts = timeline.charts(&format!("{part}, {contestant}")).await;
-    if contestant == Contestant::Hydrant || contestant == Contestant::HydrantWide {
+    if contestant.is_hydrant() {
         stage.section.put_charts(charts);
+    }
+    if let Some(complaint) = pulls.complaint() {
+        ensure!(!contestant.is_hydrant(), "{complaint}");
+        stage.section.note(format!("{part}, {contestant}: {complaint}."));
     }
     Ok(values)
 }
@@ -159,10 +168,12 @@ pub fn figures(section: &Section) -> Vec<Figure> {
     let hydrant = Contestant::Hydrant.name();
     let empty = Part::default();
     let part = |name| section.part(name).unwrap_or(&empty);
-    let herd = section.part(MANY).unwrap_or_else(|| part(FIFTY));
+    let (fifty, many) = (part(FIFTY), part(MANY));
     vec![
-        bars::HERD_BYTES.value(herd, hydrant, Metric::Amplification),
-        bars::HERD_GETS.value(herd, hydrant, Metric::MostGets),
+        bars::HERD_BYTES.value(fifty, hydrant, Metric::Amplification),
+        bars::HERD_GETS.value(fifty, hydrant, Metric::MostGets),
+        bars::HERD_MANY_BYTES.value(many, hydrant, Metric::Amplification),
+        bars::HERD_MANY_GETS.value(many, hydrant, Metric::MostGets),
         bars::HERD_ONE.value(part(ONE), hydrant, Metric::Amplification),
         bars::MEMORY_STREAMS.value(
             part(STREAMS),

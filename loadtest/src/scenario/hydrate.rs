@@ -64,6 +64,11 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let layers = [4 * unit, 2 * unit, unit, unit];
     stage.section.set("images", format!("{count}, each of four layers, {} MiB", 8 * unit / MIB));
     stage.section.set("at once", format!("{AT_ONCE} images, by hydrant and by skopeo"));
+    let (one, all) = (raw::s3::PARTS_OF_ONE, raw::s3::PARTS_OF_ALL);
+    stage.section.set(
+        "raw multipart",
+        format!("parts of 8 MiB, {one} of an upload and {all} in all at once, as an importer has"),
+    );
     stage.section.set("memory", memory::TOUCHED);
     let mut on_files = vec![Hydrator::Importers(1), Hydrator::Skopeo];
     if !stage.options.is_external() {
@@ -151,6 +156,7 @@ async fn by_hydrant(
         api.hydrated(&image.name(), LIMIT).await?;
     }
     let mut values = values(images, meter.elapsed());
+    meter.read_machine(&mut values);
     meter.read(bytes(images), &mut values);
     let charts = timeline.charts(&format!("{importers} importers")).await;
     if importers == 1 {
@@ -171,6 +177,7 @@ async fn by_skopeo(stage: &Stage, images: &[Inserted]) -> Result<Values> {
     });
     copies.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     let mut values = values(images, meter.elapsed());
+    meter.read_machine(&mut values);
     meter.read(bytes(images), &mut values);
     let skopeos = ended_children_cpu_s() - children;
     let per_gb = skopeos / (bytes(images) as f64 / 1e9);

@@ -34,7 +34,15 @@ impl fmt::Display for Idler {
 pub async fn play(stage: &mut Stage) -> Result<()> {
     let time = 3 * stage.options.phase();
     let about = format!("{time:?} after a start and some rest; the bus is a process of its own.");
-    let metrics = [Metric::Memory, Metric::Cores, Metric::Messages, Metric::Descriptors];
+    let metrics =
+        [Metric::Memory, Metric::BusMemory, Metric::Cores, Metric::Messages, Metric::Descriptors];
+    let rested = format!("{:?}", rest_time(stage));
+    let section = &mut stage.section;
+    section.set("rest before", rested);
+    section.set("hydrant up", "over a nats-server of the harness, every write synced; a directory");
+    section.set("configuration", "one upstream, one rule, everything else as it is by default");
+    section.set("docker-registry", "a proxy as Debian packages it");
+
     let part = Part::new(PART, &about, &metrics);
     let mut all = vec![Idler::HydrantUp];
     all.extend((!stage.options.no_peers).then_some(Idler::Registry));
@@ -62,17 +70,18 @@ async fn hydrant(stage: &Stage, time: Duration) -> Result<Values> {
     let mut values = measure(watched.first().context("it is a process of ours")?, time).await;
     let after = cluster.bus_messages().await.context("the bus tells its messages")?;
     values.insert(Metric::Messages, (after - before) as f64 / time.as_secs_f64());
+    let bus = cluster.bus().context("it is a process of ours")?.usage();
+    values.insert(Metric::BusMemory, bus.memory as f64 / MIB);
     Ok(values)
 }
 
 /// What a start leaves to do is done by then.
 async fn rest(stage: &Stage) {
-    sleep(stage.effort().pick(
-        Duration::from_secs(1),
-        Duration::from_secs(5),
-        Duration::from_secs(15),
-    ))
-    .await;
+    sleep(rest_time(stage)).await;
+}
+
+fn rest_time(stage: &Stage) -> Duration {
+    Duration::from_secs(stage.effort().pick(1, 5, 15))
 }
 
 async fn measure(watched: &Watched, time: Duration) -> Values {
@@ -93,6 +102,7 @@ pub fn figures(section: &Section) -> Vec<Figure> {
     vec![
         bars::IDLE_MEMORY.value(part, &up, Metric::Memory),
         bars::IDLE_CPU.value(part, &up, Metric::Cores),
+        bars::IDLE_BUS.value(part, &up, Metric::BusMemory),
         bars::IDLE_MESSAGES.value(part, &up, Metric::Messages),
     ]
 }

@@ -5,6 +5,7 @@ use crate::{
     bars::{self, Figure},
     cluster::{BusKind, Cluster, Shape},
     metric::{Metric, Values},
+    pull::Source,
     raw,
     report::Section,
     spread::{Spread, quantile},
@@ -34,8 +35,12 @@ const PACED: &str = "a steady stream";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Jobs that the importer has under way at once: a job waits for the disk a dozen times.
 const JOBS: usize = 128;
-/// Clients that cause the misses.
+/// Clients that cause the misses of a burst, each asking again when it was answered.
 const CLIENTS: usize = 8;
+/// Those of a steady stream: so many that one who waits for an answer holds up no other miss.
+const STEADY_CLIENTS: usize = 128;
+/// A timer that is late by this much is no fault of the clients.
+const LATE: Duration = Duration::from_millis(10);
 /// Times each image is asked for: a job is queued once.
 const TIMES: usize = 2;
 
@@ -73,8 +78,15 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     stage.section.set("processes", "one frontend, one importer, control, notifier, nats-server");
     stage.section.set("importer", format!("{JOBS} jobs at once"));
     stage.section.set("raw publish", format!("300 bytes, {} unacknowledged", raw::nats::WINDOW));
-    let metrics =
-        [Metric::Rate, Metric::P50, Metric::P99, Metric::Messages, Metric::Cpu, Metric::Busy];
+    let metrics = [
+        Metric::Rate,
+        Metric::P50,
+        Metric::P99,
+        Metric::Messages,
+        Metric::Stored,
+        Metric::Cpu,
+        Metric::Busy,
+    ];
     let about = format!(
         "{count} images of two tiny blobs, each asked for {TIMES} times by {CLIENTS} clients; \
          lag is from the first answer to the webhook."
@@ -99,8 +111,10 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
 /// Lag where the pipeline is not full: at half the bar of each bus.
 async fn steady(stage: &mut Stage) {
     let seconds = stage.options.phase().as_secs() as usize;
-    let metrics = [Metric::P50, Metric::P99, Metric::Rate, Metric::Busy];
-    let part = Part::new(PACED, "100 misses/s, or 300 with the bus's default flush.", &metrics);
+    let metrics = [Metric::P50, Metric::P99, Metric::Rate, Metric::Late, Metric::Busy];
+    let about = "100 misses/s, or 300 with the bus's default flush, due at fixed times; lag is from when a \
+                 miss was due to the webhook.";
+    let part = Part::new(PACED, about, &metrics);
     let contenders = &CONTENDERS[..2];
     stage
         .rounds(part, contenders, async |stage, contender, _| {
@@ -114,27 +128,33 @@ async fn steady(stage: &mut Stage) {
         .await;
 }
 
-async fn burst(stage: &mut Stage, bus: BusKind, count: usize, rate: Option<f64>) -> Result<Values> {
+async fn burst(
+    stage: &mut Stage,
+    kind: BusKind,
+    count: usize,
+    rate: Option<f64>,
+) -> Result<Values> {
     let images = Arc::new(stage.single_images(count, &[200]).await?);
     let sink = WebhookSink::start().await;
     let shape = Shape {
         webhook: Some(&sink),
         importing: vec!["--jobs".to_owned(), JOBS.to_string()],
-        ..Shape::roles(stage.upstream.url(), 1, 1, bus)
+        ..Shape::roles(stage.upstream.url(), 1, 1, kind)
     };
     // What others left unwritten makes small writes be synced one by one, and slows each of them.
     sync_disks().await?;
     let cluster = Cluster::start(&shape).await?;
-    let messages = cluster.bus_messages().await;
+    let bus = Bus::read(&cluster).await;
     let timeline = Timeline::start(cluster.watched(), &stage.upstream, Some(cluster.api().clone()));
     let meter = Meter::start(&cluster.watched());
     let shares = Shares::start(cluster.watched(), stage.upstream.watched());
     let started = Instant::now();
     let asked = ask_all(&cluster, &images, rate).await?;
-    let told = await_all(&sink, &asked).await?;
+    let told = await_all(&sink, &asked.since).await?;
     let last = told.values().max().context("webhooks came")?;
     let took = last.saturating_duration_since(started).as_secs_f64();
     let mut lags: Vec<f64> = asked
+        .since
         .iter()
         .filter_map(|(name, at)| Some(told.get(name)?.saturating_duration_since(*at)))
         .map(|lag| lag.as_secs_f64() * 1e3)
@@ -145,19 +165,46 @@ async fn burst(stage: &mut Stage, bus: BusKind, count: usize, rate: Option<f64>)
         (Metric::P50, quantile(&lags, 0.5)),
         (Metric::P99, quantile(&lags, 0.99)),
     ]);
+    meter.read_machine(&mut values);
     meter.read(0, &mut values);
-    if let (Some(before), Some(after)) = (messages, cluster.bus_messages().await) {
-        values.insert(Metric::Messages, after.saturating_sub(before) as f64 / took);
-    }
-    let charts = timeline.charts(&Contender::Hydrant(bus).to_string()).await;
-    if rate.is_none() {
+    let since = Bus::read(&cluster).await.since(&bus);
+    let per_second = |count: u64| count as f64 / took;
+    values.extend(since.received.map(|count| (Metric::Messages, per_second(count))));
+    values.extend(since.stored.map(|count| (Metric::Stored, per_second(count))));
+    let contender = Contender::Hydrant(kind);
+    let charts = timeline.charts(&contender.to_string()).await;
+    if rate.is_some() {
+        values.insert(Metric::Late, asked.late as f64);
+    } else {
         stage.section.put_charts(charts);
         let shares = shares.told(count as f64);
-        stage.progress.told(&format!("{}: {shares}", Contender::Hydrant(bus)));
-        stage.section.set(&format!("CPU of a job, {}", Contender::Hydrant(bus)), shares);
+        stage.progress.told(&format!("{contender}: {shares}"));
+        stage.section.set(&format!("CPU of a job, {contender}"), shares);
     }
     stage.keep(cluster.end());
     Ok(values)
+}
+
+/// What the bus has had to do.
+struct Bus {
+    /// Of any kind, acknowledgements and questions included.
+    received: Option<u64>,
+    /// Into streams on disk.
+    stored: Option<u64>,
+}
+
+impl Bus {
+    async fn read(cluster: &Cluster) -> Self {
+        Self { received: cluster.bus_messages().await, stored: cluster.bus_stored().await }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let since = |now: Option<u64>, before| Some(now?.saturating_sub(before?));
+        Self {
+            received: since(self.received, before.received),
+            stored: since(self.stored, before.stored),
+        }
+    }
 }
 
 /// Who takes the CPU.
@@ -183,43 +230,79 @@ impl Shares {
     }
 }
 
-/// Asks for every image by its tag, [`TIMES`] times; when each was first answered.
+/// From when the lag of each repository counts.
+struct Asked {
+    /// When it was due, in a steady stream; in a burst, when it was first answered.
+    since: HashMap<String, Instant>,
+    /// Requests that were sent later than they were due, since no client was free.
+    late: usize,
+}
+
+/// Asks for every image by its tag, [`TIMES`] times.
 async fn ask_all(
     cluster: &Cluster,
     images: &Arc<Vec<Inserted>>,
     rate: Option<f64>,
-) -> Result<HashMap<String, Instant>> {
+) -> Result<Asked> {
     let source = cluster.sources().into_iter().next().context("there is a frontend")?;
-    let (next, started) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let queue = Arc::new(Queue {
+        source,
+        images: images.clone(),
+        rate,
+        next: AtomicUsize::new(0),
+        late: AtomicUsize::new(0),
+        started: Instant::now(),
+    });
     let mut clients = JoinSet::new();
-    for _ in 0..CLIENTS {
-        let (source, images, next) = (source.clone(), images.clone(), next.clone());
-        clients.spawn(async move {
-            let (mut session, mut answered) = (Session::default(), Vec::new());
-            loop {
-                let number = next.fetch_add(1, Relaxed);
-                let Some(image) = images.get(number / TIMES) else {
-                    return Ok::<_, anyhow::Error>(answered);
-                };
-                if let Some(rate) = rate {
-                    let due = Duration::from_secs_f64((number / TIMES) as f64 / rate);
-                    sleep(due.saturating_sub(started.elapsed())).await;
-                }
-                let request = Request::get(source.manifest(&image.repository, &image.tag));
-                let answer = session.fetch(&source.authority, &request, |_| {}).await?;
-                ensure!(answer.head.status == 200, "a miss was answered {}", answer.head.status);
-                answered.push((format!("{}{}", source.prefix, image.repository), Instant::now()));
-            }
-        });
+    for _ in 0..if rate.is_some() { STEADY_CLIENTS } else { CLIENTS } {
+        clients.spawn(client(queue.clone()));
     }
-    let mut first = HashMap::new();
-    while let Some(answered) = clients.join_next().await {
-        for (name, at) in answered.context("a client does not panic")?? {
-            let held = first.entry(name).or_insert(at);
+    let mut since = HashMap::new();
+    while let Some(asked) = clients.join_next().await {
+        for (name, at) in asked.context("a client does not panic")?? {
+            let held = since.entry(name).or_insert(at);
             *held = at.min(*held);
         }
     }
-    Ok(first)
+    Ok(Asked { since, late: queue.late.load(Relaxed) })
+}
+
+/// What the clients ask for, in turn.
+struct Queue {
+    source: Source,
+    images: Arc<Vec<Inserted>>,
+    /// Images per second; as fast as answers come where there is none.
+    rate: Option<f64>,
+    next: AtomicUsize,
+    late: AtomicUsize,
+    started: Instant,
+}
+
+impl Queue {
+    /// The next image, and when it was due if there are times for that.
+    async fn take(&self) -> Option<(&Inserted, Option<Instant>)> {
+        let number = self.next.fetch_add(1, Relaxed) / TIMES;
+        let image = self.images.get(number)?;
+        let Some(rate) = self.rate else {
+            return Some((image, None));
+        };
+        let due = self.started + Duration::from_secs_f64(number as f64 / rate);
+        sleep(due.saturating_duration_since(Instant::now())).await;
+        self.late.fetch_add(usize::from(due.elapsed() > LATE), Relaxed);
+        Some((image, Some(due)))
+    }
+}
+
+async fn client(queue: Arc<Queue>) -> Result<Vec<(String, Instant)>> {
+    let (mut session, mut asked, source) = (Session::default(), Vec::new(), &queue.source);
+    while let Some((image, due)) = queue.take().await {
+        let request = Request::get(source.manifest(&image.repository, &image.tag));
+        let answer = session.fetch(&source.authority, &request, |_| {}).await?;
+        ensure!(answer.head.status == 200, "a miss was answered {}", answer.head.status);
+        let name = format!("{}{}", source.prefix, image.repository);
+        asked.push((name, due.unwrap_or_else(Instant::now)));
+    }
+    Ok(asked)
 }
 
 /// When each repository was announced first.
@@ -273,21 +356,28 @@ fn tell_limit(stage: &mut Stage, bus: BusKind) {
     };
     let raw = median(&Contender::RawPublish(bus).to_string(), Metric::Rate);
     let messages = median(&hydrant, Metric::Messages);
-    let limit = match (busy, raw.zip(messages)) {
-        (busy, _) if busy > 0.9 => "the cores are busy".to_owned(),
-        (_, Some((raw, messages))) if messages > 0.6 * raw => format!(
-            "the bus takes {messages:.0} messages/s, against {raw:.0} acknowledged publishes/s alone"
-        ),
-        _ => {
-            "neither the cores nor the bus are full: steps of a job wait for each other".to_owned()
-        }
-    };
+    let limit = limit(busy, raw.zip(median(&hydrant, Metric::Stored)));
     let per_job = messages.map(|m| format!(", {:.1} bus messages a job", m / rate));
     let busy = busy * 100.0;
     stage.section.note(format!(
         "{hydrant}: {rate:.0} jobs/s at {busy:.0} % of the machine{}; limit: {limit}.",
         per_job.unwrap_or_default()
     ));
+}
+
+/// What is full, by the share of the cores that were busy, and by what the bus stores a second alone
+/// and stored in the burst, where both are known. Other messages of the bus cost it little beside those.
+fn limit(busy: f64, stores: Option<(f64, f64)>) -> String {
+    match stores {
+        _ if busy > 0.8 => "the cores are busy".to_owned(),
+        Some((raw, stored)) if stored > 0.6 * raw => format!(
+            "the bus stores {stored:.0} messages/s, against {raw:.0} acknowledged publishes/s alone"
+        ),
+        Some(_) => {
+            "neither the cores nor the bus are full: steps of a job wait for each other".to_owned()
+        }
+        None => "not the cores; what the bus stores is not known".to_owned(),
+    }
 }
 
 pub fn figures(section: &Section) -> Vec<Figure> {
@@ -299,4 +389,41 @@ pub fn figures(section: &Section) -> Vec<Figure> {
         figure(bars::PIPELINE_SYNCED, BusKind::Synced),
         figure(bars::PIPELINE_DEFAULT, BusKind::Default),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bus_is_the_limit_only_by_what_it_stores() {
+        assert_eq!(limit(0.85, Some((100.0, 90.0))), "the cores are busy");
+        assert!(limit(0.7, Some((100.0, 90.0))).starts_with("the bus stores 90 messages/s"));
+        assert!(limit(0.7, Some((100.0, 10.0))).starts_with("neither"));
+        assert!(!limit(0.7, None).contains("the bus are full"));
+    }
+
+    #[tokio::test]
+    async fn a_miss_that_no_client_was_free_for_is_late_and_counts_from_when_it_was_due() {
+        let image = Inserted {
+            repository: "app".to_owned(),
+            tag: "1".to_owned(),
+            digest: String::new(),
+            child: String::new(),
+            blobs: Vec::new(),
+            bytes: 0,
+        };
+        let queue = Queue {
+            source: Source { authority: String::new(), prefix: String::new() },
+            images: Arc::new(vec![image; 2]),
+            rate: Some(10.0),
+            next: AtomicUsize::new(2 * TIMES - 1),
+            late: AtomicUsize::new(0),
+            started: Instant::now() - Duration::from_secs(1),
+        };
+        let (_, due) = queue.take().await.unwrap();
+        assert_eq!(due, Some(queue.started + Duration::from_millis(100)));
+        assert_eq!(queue.late.load(Relaxed), 1);
+        assert!(queue.take().await.is_none());
+    }
 }

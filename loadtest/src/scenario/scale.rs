@@ -8,6 +8,7 @@ use crate::{
     metric::{Metric, Values},
     report::{Chart, Section},
     stage::Stage,
+    timeline::Timeline,
     trials::Part,
     upstream::{Behaviour, Inserted},
     usage::Meter,
@@ -40,6 +41,15 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
         "{count} small images, {JOBS} jobs at once in each importer, an upstream that answers \
          after {LATENCY_MS} ms."
     );
+    let section = &mut stage.section;
+    section.set(
+        "processes",
+        "1 to 16 importers, control, nats-server with its default flush; a directory",
+    );
+    section.set("importer", format!("{JOBS} jobs at once, everything else as it is by default"));
+    section.set("upstream", format!("{LATENCY_MS} ms before each answer, no bound on its rate"));
+    section.set("images", format!("{count}, each of one layer of 16 KiB"));
+    section.set("asking", format!("{ASKING} hydrations at once, by the API"));
     let metrics = [Metric::Rate, Metric::Wall, Metric::Cpu, Metric::Busy, Metric::Amplification];
     let part = Part::new(PART, &about, &metrics).against(&Importers(1).to_string());
     stage
@@ -58,7 +68,9 @@ async fn trial(stage: &mut Stage, importers: usize, count: usize) -> Result<Valu
     let cluster = Cluster::start(&shape).await?;
     stage.upstream.behave(Behaviour::latency(LATENCY_MS)).await?;
     stage.upstream.reset().await?;
-    let meter = Meter::start(&cluster.watched());
+    let (watched, api) = (cluster.watched(), cluster.api().clone());
+    let timeline = Timeline::start(watched.clone(), &stage.upstream, Some(api));
+    let meter = Meter::start(&watched);
     let ask = async |image: &Inserted| cluster.api().hydrate(&image.name()).await;
     let asked = stream::iter(&images).map(ask).buffer_unordered(ASKING);
     asked.try_collect::<()>().await?;
@@ -68,11 +80,17 @@ async fn trial(stage: &mut Stage, importers: usize, count: usize) -> Result<Valu
     let took = meter.elapsed().as_secs_f64();
     let mut values =
         Values::from([(Metric::Wall, took), (Metric::Rate, images.len() as f64 / took)]);
+    meter.read_machine(&mut values);
     meter.read(0, &mut values);
     let bytes: u64 = images.iter().map(|image| image.bytes).sum();
     let read = stage.upstream.counters().await?.bytes;
     values.insert(Metric::Amplification, read as f64 / bytes as f64);
     stage.upstream.behave(Behaviour::default()).await?;
+    // Everybody is watched alike; the page has room for those of the bar.
+    let charts = timeline.charts(&Importers(importers).to_string()).await;
+    if importers == 1 || importers == 8 {
+        stage.section.put_charts(charts);
+    }
     stage.keep(cluster.end());
     Ok(values)
 }

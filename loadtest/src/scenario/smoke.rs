@@ -32,7 +32,7 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     let part = Part::new(
         HERD,
         "10 clients at once through two instances.",
-        &[Metric::Amplification, Metric::MostGets, Metric::Errors],
+        &[Metric::Amplification, Metric::MostGets, Metric::RangedGets, Metric::Errors],
     );
     stage
         .rounds(part, &all, async |stage, contestant, _| {
@@ -80,8 +80,7 @@ async fn warm(stage: &mut Stage, contestant: Contestant) -> Result<Values> {
     let counters = stage.upstream.counters().await?;
     let mut values = outcome.values();
     values.insert(Metric::Errors, (REQUESTS - outcome.done) as f64);
-    let requests = counters.heads + counters.manifest_gets + counters.blob_gets;
-    values.insert(Metric::UpstreamRequests, requests as f64);
+    values.insert(Metric::UpstreamRequests, counters.requests() as f64);
     Ok(values)
 }
 
@@ -136,6 +135,7 @@ fn judge(section: &Section) -> Result<()> {
         ensure!((0.99..=1.01).contains(&amplification), "{part}: {amplification} times its bytes");
     }
     ensure!(value(HERD, Metric::MostGets)? == 1.0, "a blob or manifest was fetched again");
+    ensure!(value(HERD, Metric::RangedGets)? == 0.0, "a blob was fetched in parts");
     for part in [HERD, WARM, WEBHOOKS] {
         let errors = value(part, Metric::Errors)?;
         ensure!(errors == 0.0, "{part}: {errors} errors");

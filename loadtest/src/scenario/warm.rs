@@ -5,10 +5,12 @@ use crate::{
     bars::{self, Figure},
     contestant::{Contestant, Nginx, Running, STATIC_AND_CACHE},
     load::{self, Ask, Outcome, Pace, Plan},
+    memory,
     metric::Metric,
     pull::{Model, Source, pull},
     report::{Chart, Section},
-    stage::Stage,
+    stage::{Stage, sync_disks},
+    timeline::Timeline,
     trials::Part,
     upstream::Inserted,
     usage::Meter,
@@ -69,6 +71,8 @@ pub async fn play(stage: &mut Stage) -> Result<()> {
     stage.section.set("connections", connections);
     stage.section.set("nginx", STATIC_AND_CACHE);
     stage.section.set("phase", format!("{:?}", stage.options.phase()));
+    stage.section.set("before the clock", "connections opened, each request answered once");
+    stage.section.set("memory", memory::TOUCHED);
     let large = stage.effort().pick(4 * MIB, 64 * MIB, 512 * MIB);
     let small = stage.image(&[MIB]).await?;
     let source = Source { authority: stage.upstream.authority().to_owned(), prefix: String::new() };
@@ -111,10 +115,20 @@ async fn kind(
     stage
         .rounds(part, &contestants, async |stage, contestant, _| {
             let running = running(warmed, *contestant)?;
+            sync_disks().await?;
+            memory::touch(shelf.small.bytes + shelf.large.bytes).await?;
+            let load = load::warmed(plan, asks(running.source(0), shelf, what)).await;
+            let timeline = Timeline::start(running.watched.clone(), &stage.upstream, None);
             let meter = Meter::start(&running.watched);
-            let outcome = load::run(plan, asks(running.source(0), shelf, what)).await;
+            let outcome = load.run().await;
             let mut values = outcome.values();
+            meter.read_machine(&mut values);
             meter.read(outcome.bytes, &mut values);
+            // Everybody is watched alike; the page has room for these.
+            let charts = timeline.charts(&format!("{name}, {contestant}")).await;
+            if *contestant == Contestant::Hydrant && [LARGE, PACED].contains(&name.as_str()) {
+                stage.section.put_charts(charts);
+            }
             remember(stage, &name, *contestant, &outcome)?;
             Ok(values)
         })
@@ -142,10 +156,11 @@ async fn paced(stage: &mut Stage, warmed: &Warmed, shelf: &Shelf) {
     kind(stage, Part::new(PACED, &about, &metrics), warmed, shelf, What::Tag, plan).await;
 }
 
-/// Latency over time goes to the page; wrong answers are told, and nothing but them is no value.
+/// Latency over time goes to the page. Wrong answers of hydrant are a failure; those of others are
+/// told, and nothing but them is no value.
 fn remember(stage: &mut Stage, part: &str, who: Contestant, outcome: &Outcome) -> Result<()> {
     if let Some(complaint) = outcome.complaint() {
-        ensure!(outcome.done > 0, "{complaint}");
+        ensure!(outcome.done > 0 && !who.is_hydrant(), "{complaint}");
         stage.section.note(format!("{part}, {who}: {complaint}."));
     }
     if part == PACED {
@@ -158,7 +173,7 @@ fn remember(stage: &mut Stage, part: &str, who: Contestant, outcome: &Outcome) -
         }
     } else {
         let chart = Chart::new(&format!("{part}: answers over time"), "s", "per s");
-        let points = outcome.over_time(|second| (second.requests - second.errors) as f64);
+        let points = outcome.over_time(|second| Some(second.done as f64));
         stage.section.put_line(chart, who.name(), points);
     }
     Ok(())

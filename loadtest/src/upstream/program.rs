@@ -116,12 +116,12 @@ impl Registry {
         let response = Response::builder()
             .header(header::CONTENT_TYPE, media_type)
             .header(header::CONTENT_LENGTH, bytes.len())
-            .header(DIGEST, digest);
+            .header(DIGEST, digest.clone());
         let body = if method == Method::HEAD {
             self.tally.head();
             full("")
         } else {
-            self.tally.manifest_get(repository, reference);
+            self.tally.manifest_get(repository, &digest);
             self.tally.sent(bytes.len() as u64);
             full(bytes)
         };
