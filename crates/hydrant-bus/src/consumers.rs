@@ -3,11 +3,11 @@
 use crate::{Bus, BusError};
 use async_nats::jetstream::{
     consumer::Info,
-    stream::{self, RawMessageErrorKind, Stream},
+    stream::{RawMessageErrorKind, Stream},
 };
 use futures::TryStreamExt;
 use hydrant_proto::{Lane, subject};
-use hydrant_telemetry::metrics::metrics;
+use hydrant_telemetry::metrics::{LaneStock, metrics};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -23,28 +23,34 @@ pub struct QueueDepth {
 }
 
 impl Bus {
-    /// The depth of every lane that was ever consumed; also recorded as a metric.
+    /// The depth of every lane that was ever consumed.
     pub async fn queue_depth(&self) -> Result<Vec<QueueDepth>, BusError> {
-        let depths: Vec<_> =
-            self.consumers(subject::JOBS_STREAM).await?.iter().filter_map(depth).collect();
-        for QueueDepth { upstream, lane, waiting, .. } in &depths {
-            metrics().hydrations.queue_depth(upstream, *lane, *waiting);
-        }
-        Ok(depths)
+        Ok(self.consumers(subject::JOBS_STREAM).await?.iter().filter_map(depth).collect())
     }
 
-    /// Records, beside the depths, how old the oldest job of each lane is and whether all copies of
-    /// the streams keep up.
-    pub async fn take_stock(&self) -> Result<(), BusError> {
-        for depth in self.queue_depth().await? {
-            let age = self.oldest(&depth).await?;
-            metrics().hydrations.oldest_job(&depth.upstream, depth.lane, age);
+    /// Records how deep the queues of `upstreams` are and how old their oldest jobs. A queue without
+    /// consumers gets them, those that workers use: what waits is counted by consumer, so without them
+    /// nobody who counts would see that a worker is needed.
+    pub async fn take_stock(&self, upstreams: &[&str]) -> Result<(), BusError> {
+        let mut depths = self.queue_depth().await?;
+        let lanes_of = |upstream| depths.iter().filter(|depth| depth.upstream == upstream).count();
+        let new: Vec<_> = upstreams.iter().filter(|of| lanes_of(**of) < Lane::ALL.len()).collect();
+        for upstream in &new {
+            self.jobs(upstream).attach().await?;
         }
-        for stream in [subject::JOBS_STREAM, subject::EVENTS_STREAM] {
-            let found = self.stream(stream).await?.get_info().await;
-            let info = found.map_err(|e| BusError::unknown("look at a stream", e))?;
-            metrics().bus.replicas_missing(stream, missing_copies(&info));
+        if !new.is_empty() {
+            depths = self.queue_depth().await?;
         }
+        let mut lanes = Vec::new();
+        for depth in depths {
+            // Jobs of an upstream that is gone are nobody's, and go with it.
+            if upstreams.contains(&&*depth.upstream) {
+                let oldest = self.oldest(&depth).await?;
+                let QueueDepth { upstream, lane, waiting, .. } = depth;
+                lanes.push(LaneStock { upstream, lane, waiting, oldest });
+            }
+        }
+        metrics().queue.found(lanes);
         Ok(())
     }
 
@@ -114,14 +120,6 @@ impl Bus {
         let purged = stream.purge().filter(subject::upstream_jobs(upstream)).await;
         purged.map(|_| ()).map_err(|e| BusError::unknown(WHAT, e))
     }
-}
-
-/// Copies that the stream is to have less those that are there and up to date.
-fn missing_copies(info: &stream::Info) -> u64 {
-    let followers = info.cluster.as_ref().map_or(&[][..], |cluster| &cluster.replicas);
-    let led = info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some());
-    let current = followers.iter().filter(|peer| peer.current && !peer.offline).count();
-    (info.config.num_replicas as u64).saturating_sub(current as u64 + u64::from(led))
 }
 
 /// How long ago a moment was; one ahead of our clock is now.

@@ -8,9 +8,10 @@ use crate::{BusConfig, BusError, error::describe, kv::TOMBSTONE};
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::{CreateStreamErrorKind, GetStreamErrorKind},
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
 use hydrant_proto::{codec, subject};
+use hydrant_telemetry::metrics;
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ const EVENT_DUPLICATES: Duration = Duration::from_secs(60 * 60);
 /// Attempts kept per webhook in the delivery log.
 pub(crate) const DELIVERIES_PER_WEBHOOK: i64 = 1_000;
 
-/// Makes every stream as it should be, or says which one cannot be and why.
+/// Makes every stream as it should be, or says which one cannot be and why. What the look finds of
+/// their copies is recorded.
 pub(crate) async fn ensure(jetstream: &Context, config: &BusConfig) -> Result<(), BusError> {
     for wanted in wanted(config) {
         ensure_stream(jetstream, wanted).await?;
@@ -130,7 +132,11 @@ fn state() -> Config {
 
 async fn ensure_stream(jetstream: &Context, wanted: Config) -> Result<(), BusError> {
     let found = match jetstream.get_stream(&wanted.name).await {
-        Ok(stream) => stream.cached_info().config.clone(),
+        Ok(stream) => {
+            let info = stream.cached_info();
+            metrics().bus.replicas_missing(&wanted.name, missing_copies(info));
+            info.config.clone()
+        }
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 return create(jetstream, wanted).await;
@@ -144,10 +150,19 @@ async fn ensure_stream(jetstream: &Context, wanted: Config) -> Result<(), BusErr
     }
 }
 
+/// Copies that the stream is to have less those that are there and up to date.
+fn missing_copies(info: &Info) -> u64 {
+    let followers = info.cluster.as_ref().map_or(&[][..], |cluster| &cluster.replicas);
+    let led = info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some());
+    let current = followers.iter().filter(|peer| peer.current && !peer.offline).count();
+    (info.config.num_replicas as u64).saturating_sub(current as u64 + u64::from(led))
+}
+
 async fn create(jetstream: &Context, wanted: Config) -> Result<(), BusError> {
     let name = wanted.name.clone();
     match jetstream.create_stream(wanted).await {
-        Ok(_) => {
+        Ok(stream) => {
+            metrics().bus.replicas_missing(&name, missing_copies(stream.cached_info()));
             tracing::info!(stream = name, "created stream");
             Ok(())
         }

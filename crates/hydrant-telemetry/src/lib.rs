@@ -1,12 +1,13 @@
 //! Logs, metrics and traces: every metric name, the exporters, and trace context on the wire.
 //!
 //! No other crate knows OpenTelemetry: they use `tracing` for logs and spans, [`metrics()`] for
-//! figures and [`propagation`] to carry a trace over a boundary.
+//! figures, [`propagation`] to carry a trace over a boundary and [`spans`] for what is asked of others.
 
 mod logs;
 pub mod metrics;
 mod names;
 pub mod propagation;
+pub mod spans;
 mod traces;
 
 pub use logs::LogFormat;
@@ -57,7 +58,10 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let tracer = traces::provider(&config.service_name, config.otlp_endpoint.as_deref())?;
     let log_filter = logs::filter(&config.log_filter)?;
     let events = match config.otlp_endpoint {
-        Some(_) => Events::Kept,
+        Some(_) => {
+            spans::are_exported();
+            Events::Kept
+        }
         None => Events::LeftOut,
     };
     tracing_subscriber::registry()

@@ -7,6 +7,8 @@
 pub const HTTP_SERVER_DURATION: &str = "http.server.request.duration";
 pub const HTTP_SERVER_ACTIVE: &str = "http.server.active_requests";
 
+pub const HTTP_CLIENT_DURATION: &str = "http.client.request.duration";
+
 pub const PULLS: &str = "hydrant.pulls";
 pub const PULL_DURATION: &str = "hydrant.pull.duration";
 pub const PULL_BYTES: &str = "hydrant.pull.served";
@@ -26,6 +28,7 @@ pub const UPSTREAM_BREAKER: &str = "hydrant.upstream.breaker.state";
 
 pub const HYDRATION_JOBS: &str = "hydrant.hydration.jobs";
 pub const HYDRATION_DURATION: &str = "hydrant.hydration.duration";
+pub const HYDRATION_TIME_TO_LOCAL: &str = "hydrant.hydration.time_to_local";
 pub const HYDRATION_ATTEMPTS: &str = "hydrant.hydration.attempts";
 pub const HYDRATION_BYTES: &str = "hydrant.hydration.stored";
 pub const HYDRATION_QUEUE: &str = "hydrant.hydration.queue.depth";
@@ -44,6 +47,7 @@ pub const FLIGHT_FAR_BYTES: &str = "hydrant.flights.far.bytes";
 
 pub const WEBHOOK_DELIVERIES: &str = "hydrant.webhook.deliveries";
 pub const WEBHOOK_DURATION: &str = "hydrant.webhook.delivery.duration";
+pub const WEBHOOK_FAILING_FOR: &str = "hydrant.webhook.failing_for";
 pub const WEBHOOK_LAG: &str = "hydrant.webhook.lag";
 
 pub const STORE_OPERATIONS: &str = "hydrant.store.operations";
@@ -52,6 +56,8 @@ pub const STORE_DURATION: &str = "hydrant.store.operation.duration";
 pub const BUS_CONNECTED: &str = "hydrant.bus.connected";
 pub const BUS_REPLICAS_MISSING: &str = "hydrant.bus.replicas.missing";
 pub const BUS_SENT: &str = "messaging.client.sent.messages";
+pub const BUS_CONSUMED: &str = "messaging.client.consumed.messages";
+pub const BUS_PROCESS: &str = "messaging.process.duration";
 
 pub const BUILD: &str = "hydrant.build.info";
 
@@ -78,6 +84,9 @@ pub mod label {
     pub const MESSAGING_SYSTEM: &str = "messaging.system";
     pub const MESSAGING_OPERATION: &str = "messaging.operation.name";
     pub const DESTINATION: &str = "messaging.destination.name";
+    pub const ERROR_TYPE: &str = "error.type";
+    pub const SERVER_ADDRESS: &str = "server.address";
+    pub const SERVER_PORT: &str = "server.port";
     pub const URL_SCHEME: &str = "url.scheme";
     pub const HTTP_METHOD: &str = "http.request.method";
     pub const HTTP_ROUTE: &str = "http.route";

@@ -11,11 +11,14 @@ pub use headers::{Seen, seen};
 
 use crate::permits::Priority;
 use hydrant_proto::QuotaReport;
-use hydrant_telemetry::{metrics, metrics::RequestKind};
+use hydrant_telemetry::{
+    metrics,
+    metrics::{QuotaLeft, RequestKind, Shown},
+};
 use std::{
     collections::BTreeSet,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -49,11 +52,11 @@ pub struct Standing {
 /// The budget of one upstream and credential.
 #[derive(Debug)]
 pub struct Quota {
-    upstream: String,
     /// Percent kept for clients, as configured last.
     reserve: AtomicU32,
-    known: Mutex<Option<Known>>,
+    known: Arc<Mutex<Option<Known>>>,
     news: watch::Sender<u64>,
+    _shown: Shown,
 }
 
 /// Percent kept for clients where the configuration does not say.
@@ -67,9 +70,14 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 impl Quota {
     pub fn new(upstream: &str) -> Self {
-        let news = watch::Sender::new(0);
-        let (upstream, reserve) = (upstream.to_owned(), AtomicU32::new(RESERVE));
-        Self { upstream, reserve, known: Mutex::default(), news }
+        let (news, reserve) = (watch::Sender::new(0), AtomicU32::new(RESERVE));
+        let known = Arc::<Mutex<Option<Known>>>::default();
+        let read = Arc::clone(&known);
+        let _shown = metrics().upstreams.quota(upstream, move || {
+            let held = up_to(&read, Instant::now());
+            held.as_ref().map(|known| QuotaLeft { remaining: known.left(), limit: known.limit })
+        });
+        Self { reserve, known, news, _shown }
     }
 
     /// Keeps this percentage for clients from now on.
@@ -101,8 +109,8 @@ impl Quota {
         let mut held = self.known(now);
         let mut kinds = held.take().map(|known| known.kinds).unwrap_or_default();
         kinds.insert(kind.as_str().to_owned());
-        let known = held.insert(Known::of(seen, kinds, now));
-        self.show(known);
+        *held = Some(Known::of(seen, kinds, now));
+        drop(held);
         self.news.send_modify(|news| *news += 1);
     }
 
@@ -112,8 +120,7 @@ impl Quota {
         let mut held = self.known(now);
         let mut kinds = held.take().map(|known| known.kinds).unwrap_or_default();
         kinds.extend(report.kinds.iter().take(16).cloned());
-        let known = held.insert(Known::heard(report, kinds, now));
-        self.show(known);
+        *held = Some(Known::heard(report, kinds, now));
     }
 
     /// What others should know; `None` when nothing is known.
@@ -151,20 +158,21 @@ impl Quota {
         self.news.subscribe()
     }
 
-    fn show(&self, known: &Known) {
-        metrics().upstreams.quota(&self.upstream, known.limit, known.left());
-    }
-
     fn known(&self, now: Instant) -> MutexGuard<'_, Option<Known>> {
-        let mut held = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_some_and(|known| now >= known.whole_at) {
-            *held = None;
-        }
-        if let Some(known) = held.as_mut() {
-            known.pass(now);
-        }
-        held
+        up_to(&self.known, now)
     }
+}
+
+/// What is known at this moment.
+fn up_to(known: &Mutex<Option<Known>>, now: Instant) -> MutexGuard<'_, Option<Known>> {
+    let mut held = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.as_ref().is_some_and(|known| now >= known.whole_at) {
+        *held = None;
+    }
+    if let Some(known) = held.as_mut() {
+        known.pass(now);
+    }
+    held
 }
 
 impl Known {
@@ -258,12 +266,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reset_makes_it_whole() {
-        let quota = Quota::new("hub");
+        let quota = Quota::new("reset");
         let seen = Seen { limit: Some(60), remaining: 0, reset: Some(30 * SECOND), window: None };
         quota.observe(Manifest, seen);
         assert_eq!(quota.admit(Manifest, Interactive), Err(30 * SECOND));
+        let shown = || hydrant_telemetry::metrics_text().matches("{upstream=\"reset\"}").count();
+        assert_eq!(shown(), 2);
         tokio::time::advance(30 * SECOND).await;
         assert!(quota.admit(Manifest, Background).is_ok());
+        assert_eq!(shown(), 0, "nothing is known any more");
     }
 
     #[tokio::test(start_paused = true)]

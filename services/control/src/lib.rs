@@ -18,6 +18,7 @@ mod precondition;
 mod resources;
 mod routes;
 mod status;
+mod stock;
 mod tags;
 mod upstreams;
 
@@ -46,8 +47,8 @@ pub struct Config {
     pub standings: Standings,
 }
 
-/// Serves the admin port with the API until `closing`. Long polls and followed streams end earlier,
-/// when `stopping` is cancelled.
+/// Serves the admin port with the API until `closing`, and looks at the queue from time to time. Long
+/// polls, followed streams and those looks end earlier, when `stopping` is cancelled.
 pub async fn run(
     config: Config,
     listener: TcpListener,
@@ -55,8 +56,12 @@ pub async fn run(
     closing: CancellationToken,
 ) -> anyhow::Result<()> {
     let readiness = config.context.readiness.clone();
-    let routes = api(&config, stopping);
-    serve_admin(listener, readiness, routes, closing).await;
+    let routes = api(&config, stopping.clone());
+    let Context { bus, feed, .. } = config.context;
+    tokio::join!(
+        serve_admin(listener, readiness, routes, closing),
+        stock::take_regularly(bus, feed, stopping),
+    );
     Ok(())
 }
 

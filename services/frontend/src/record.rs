@@ -42,7 +42,7 @@ impl Record {
             sent: 0,
             pulled: None,
             span: Span::none(),
-            _active: metrics().http.started(),
+            _active: metrics().http.started(method),
             _permit: None,
         }
     }

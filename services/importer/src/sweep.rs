@@ -53,8 +53,8 @@ pub(crate) async fn sweep_regularly(worker: Worker, times: Times, stop: Cancella
     stop.run_until_cancelled(work).await;
 }
 
-/// Removes what killed processes left in storage, and shows how deep the queue is. What fails is
-/// done by the next sweep.
+/// Removes what killed processes left in storage, and on the bus what upstreams left that are gone.
+/// What fails is done by the next sweep.
 async fn tidy(worker: &Worker) {
     match worker.store.sweep_leftovers(DEAD_WRITE).await {
         Ok(0) => {}
@@ -66,9 +66,6 @@ async fn tidy(worker: &Worker) {
         if let Err(error) = worker.bus.retain_upstreams(&names).await {
             tracing::debug!(%error, "jobs of upstreams that are gone not removed");
         }
-    }
-    if let Err(error) = worker.bus.take_stock().await {
-        tracing::debug!(%error, "the queue was not looked at");
     }
 }
 

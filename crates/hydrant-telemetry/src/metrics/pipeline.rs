@@ -16,7 +16,8 @@ const SHORT: &[f64] = &[
 const LONG: &[f64] =
     &[0.05, 0.25, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0];
 
-const LONG_ONES: [&str; 2] = [names::HYDRATION_DURATION, names::WEBHOOK_LAG];
+const LONG_ONES: [&str; 3] =
+    [names::HYDRATION_DURATION, names::HYDRATION_TIME_TO_LOCAL, names::WEBHOOK_LAG];
 
 pub(super) struct Pipeline {
     registry: Registry,

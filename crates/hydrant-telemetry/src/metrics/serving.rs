@@ -5,14 +5,18 @@ use super::{
     labels::{
         BreakerState, FarOutcome, FlightPart, PullKind, PullOutcome, RequestKind, SpareReason,
     },
+    readings::{Readings, Shown},
 };
-use crate::names::{self, label};
+use crate::{
+    names::{self, label},
+    spans::Server,
+};
 use hydrant_proto::FailureClass;
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, Meter, ObservableGauge, UpDownCounter},
 };
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 /// Requests to our own HTTP servers.
 #[derive(Debug)]
@@ -24,12 +28,19 @@ pub struct HttpServer {
 /// One request under way, until it is dropped.
 #[derive(Debug)]
 #[must_use = "the request counts as under way until this is dropped"]
-pub struct ActiveRequest(UpDownCounter<i64>);
+pub struct ActiveRequest {
+    active: UpDownCounter<i64>,
+    method: &'static str,
+}
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.add(-1, &[]);
+        self.active.add(-1, &active_labels(self.method));
     }
+}
+
+fn active_labels(method: &'static str) -> [KeyValue; 2] {
+    [KeyValue::new(label::HTTP_METHOD, method), KeyValue::new(label::URL_SCHEME, "http")]
 }
 
 impl HttpServer {
@@ -44,9 +55,10 @@ impl HttpServer {
         }
     }
 
-    pub fn started(&self) -> ActiveRequest {
-        self.active.add(1, &[]);
-        ActiveRequest(self.active.clone())
+    /// `method` is ours, as of [`HttpServer::answered`].
+    pub fn started(&self, method: &'static str) -> ActiveRequest {
+        self.active.add(1, &active_labels(method));
+        ActiveRequest { active: self.active.clone(), method }
     }
 
     /// `method` and `route` are ours, never text of the request: `GET`, `/v2/{name}/tags/list`.
@@ -57,6 +69,48 @@ impl HttpServer {
             KeyValue::new(label::HTTP_ROUTE, route),
             KeyValue::new(label::HTTP_STATUS, i64::from(status)),
         ];
+        if status < 500 {
+            return self.duration.record(took.as_secs_f64(), &labels);
+        }
+        let error = KeyValue::new(label::ERROR_TYPE, status.to_string());
+        let labels: Vec<_> = labels.into_iter().chain([error]).collect();
+        self.duration.record(took.as_secs_f64(), &labels);
+    }
+}
+
+/// Requests of ours to configured destinations: upstreams and webhooks.
+#[derive(Debug)]
+pub struct HttpClient {
+    duration: Histogram<f64>,
+}
+
+impl HttpClient {
+    pub(super) fn new(meter: &Meter) -> Self {
+        let about = "Time until the response headers";
+        Self { duration: seconds(meter, names::HTTP_CLIENT_DURATION, about) }
+    }
+
+    /// With a status, or a word for why there is none.
+    pub(crate) fn answered(
+        &self,
+        method: &'static str,
+        server: &Server,
+        outcome: Result<u16, &'static str>,
+        took: Duration,
+    ) {
+        let mut labels = vec![
+            KeyValue::new(label::HTTP_METHOD, method),
+            KeyValue::new(label::SERVER_ADDRESS, server.address.clone()),
+            KeyValue::new(label::SERVER_PORT, i64::from(server.port)),
+        ];
+        if let Ok(status) = outcome {
+            labels.push(KeyValue::new(label::HTTP_STATUS, i64::from(status)));
+        }
+        let error = match outcome {
+            Ok(status) => (status >= 400).then(|| status.to_string()),
+            Err(why) => Some(why.to_owned()),
+        };
+        labels.extend(error.map(|error| KeyValue::new(label::ERROR_TYPE, error)));
         self.duration.record(took.as_secs_f64(), &labels);
     }
 }
@@ -191,17 +245,46 @@ pub struct Upstreams {
     retries: Counter<u64>,
     breaker: Gauge<u64>,
     spared: Counter<u64>,
-    quota_remaining: Gauge<u64>,
-    quota_limit: Gauge<u64>,
+    quotas: Readings<QuotaLeft>,
+    _quota_remaining: ObservableGauge<u64>,
+    _quota_limit: ObservableGauge<u64>,
     concurrency: Gauge<u64>,
+}
+
+/// What an upstream still allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaLeft {
+    pub remaining: u64,
+    /// Of a whole window, if it told.
+    pub limit: Option<u64>,
 }
 
 fn upstream_label(upstream: &str) -> KeyValue {
     KeyValue::new(label::UPSTREAM, upstream.to_owned())
 }
 
+fn quota_gauge(
+    meter: &Meter,
+    name: &'static str,
+    about: &'static str,
+    quotas: &Readings<QuotaLeft>,
+    figure: fn(QuotaLeft) -> Option<u64>,
+) -> ObservableGauge<u64> {
+    let quotas = quotas.clone();
+    let gauge = meter.u64_observable_gauge(name).with_description(about);
+    let told = gauge.with_callback(move |gauge| {
+        quotas.each(|left, label| {
+            if let Some(figure) = figure(left) {
+                gauge.observe(figure, slice::from_ref(label));
+            }
+        });
+    });
+    told.build()
+}
+
 impl Upstreams {
     pub(super) fn new(meter: &Meter) -> Self {
+        let quotas = Readings::new();
         Self {
             requests: counter(meter, names::UPSTREAM_REQUESTS, "Requests sent to upstreams"),
             duration: seconds(meter, names::UPSTREAM_DURATION, "Time until the response headers"),
@@ -209,16 +292,21 @@ impl Upstreams {
             retries: counter(meter, names::UPSTREAM_RETRIES, "Requests that repeat a failed one"),
             breaker: gauge(meter, names::UPSTREAM_BREAKER, "0 closed, 1 half open, 2 open"),
             spared: counter(meter, names::UPSTREAM_SPARED, "Requests not sent, by reason"),
-            quota_remaining: gauge(
+            _quota_remaining: quota_gauge(
                 meter,
                 names::UPSTREAM_QUOTA_REMAINING,
                 "Requests left, by the upstream's own word",
+                &quotas,
+                |left| Some(left.remaining),
             ),
-            quota_limit: gauge(
+            _quota_limit: quota_gauge(
                 meter,
                 names::UPSTREAM_QUOTA_LIMIT,
                 "Requests of a whole window, by the upstream's own word",
+                &quotas,
+                |left| left.limit,
             ),
+            quotas,
             concurrency: gauge(
                 meter,
                 names::UPSTREAM_CONCURRENCY,
@@ -260,12 +348,13 @@ impl Upstreams {
         self.spared.add(1, &[upstream_label(upstream), reason]);
     }
 
-    /// What the upstream says is left.
-    pub fn quota(&self, upstream: &str, limit: Option<u64>, remaining: u64) {
-        self.quota_remaining.record(remaining, &[upstream_label(upstream)]);
-        if let Some(limit) = limit {
-            self.quota_limit.record(limit, &[upstream_label(upstream)]);
-        }
+    /// Shows what the upstream says is left, as `read` knows it whenever somebody looks.
+    pub fn quota(
+        &self,
+        upstream: &str,
+        read: impl Fn() -> Option<QuotaLeft> + Send + Sync + 'static,
+    ) -> Shown {
+        self.quotas.show(upstream_label(upstream), read)
     }
 
     pub fn concurrency(&self, upstream: &str, limit: u32) {

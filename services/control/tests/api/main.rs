@@ -8,6 +8,7 @@ mod control;
 use control::{Control, SOON, field, silent_store, told};
 use hydrant_proto::{Event, HydrationRequested, JobPhase, JobState, Lane};
 use hydrant_store::{DeadLetter, DeadLetterId, GivenUp, Wanted};
+use hydrant_testkit::until;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::{
@@ -248,6 +249,49 @@ fn job(control: &Control) -> HydrationRequested {
 }
 
 #[tokio::test]
+async fn the_queue_is_counted_where_no_importer_runs_and_forgotten_with_its_upstream() {
+    let control = Control::start().await.with_lab().await;
+    let queued = HydrationRequested { upstream: "next".into(), ..job(&control) };
+    control.context.bus.publish_job(&queued).await.unwrap();
+    let told = async || {
+        let text = control.request(Method::GET, "/metrics").send().await.unwrap();
+        text.text().await.unwrap()
+    };
+    let tells = async |series: &str| told().await.contains(series).then_some(());
+    let depth = "hydrant_hydration_queue_depth{lane=\"background\",upstream=\"next\"} 1\n";
+    assert_eq!(tells(depth).await, None, "nobody takes such jobs");
+    // The document changes, and the consumers are there.
+    let upstream = json!({"endpoint": "https://next.example"});
+    assert_eq!(control.put("/upstreams/next", upstream).await.0, StatusCode::CREATED);
+    until("the depth of the new queue", SOON, async || tells(depth).await).await;
+    let text = told().await;
+    for lane in ["interactive", "background"] {
+        let age =
+            format!("hydrant_hydration_queue_age_seconds{{lane=\"{lane}\",upstream=\"next\"}}");
+        assert!(text.contains(&age), "{text}");
+    }
+    for stream in [
+        "HYDRANT_JOBS",
+        "HYDRANT_EVENTS",
+        "HYDRANT_DELIVERIES",
+        "KV_hydrant_config",
+        "KV_hydrant_jobs",
+        "KV_hydrant_state",
+    ] {
+        let copies =
+            format!("hydrant_bus_replicas_missing{{messaging_destination_name=\"{stream}\"}} 0");
+        assert!(text.contains(&copies), "{stream}: {text}");
+    }
+    let (status, _) = control.send(Method::DELETE, "/upstreams/next", Value::Null).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    until("the queue being forgotten", SOON, async || {
+        (!told().await.contains("upstream=\"next\"")).then_some(())
+    })
+    .await;
+    control.end().await;
+}
+
+#[tokio::test]
 async fn a_hydration_is_recorded_queued_and_followed() {
     let control = Control::start().await.with_lab().await;
     let asked = json!({"image": "lab/app:1", "platforms": ["linux/amd64"]});
@@ -376,6 +420,67 @@ async fn dead_letters_are_tried_again_or_dropped() {
         let path = format!("/dead-letters/{missing}");
         assert_eq!(control.get(&path).await.0, StatusCode::NOT_FOUND, "{missing}");
     }
+    control.end().await;
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_paged_and_dropped_or_tried_again_together() {
+    let control = Control::start().await.with_lab().await;
+    let unknown = hydrant_proto::FailureClass::Unknown;
+    for n in 0..230 {
+        let mut request = job(&control);
+        request.reference = format!("v{n}").parse().unwrap();
+        if n >= 210 {
+            request.rule = "former".to_owned();
+        }
+        let letter = DeadLetter {
+            id: DeadLetterId::of_job(&request.id()),
+            given_up: GivenUp::Job { request },
+            class: (n % 2 == 0).then_some(unknown),
+            reason: "no such tag".into(),
+            attempts: 3,
+            at: jiff::Timestamp::now(),
+        };
+        control.context.store.put_dead_letter(&letter).await.unwrap();
+    }
+    let (mut ids, mut query) = (std::collections::BTreeSet::new(), "?limit=99".to_owned());
+    for expected in [99, 99, 32] {
+        let (_, page) = control.get(&format!("/dead-letters{query}")).await;
+        let items = page["items"].as_array().unwrap();
+        assert_eq!((items.len(), &page["total"]), (expected, &json!(230)));
+        ids.extend(items.iter().map(|letter| letter["id"].to_string()));
+        query = format!("?limit=99&after={}", page["next"].as_str().unwrap_or_default());
+    }
+    assert_eq!((ids.len(), query.as_str()), (230, "?limit=99&after="));
+    for (body, field) in [
+        (json!({"all": true}), "confirm"),
+        (json!({"confirm": true}), "all"),
+        (json!({"all": true, "rule": "x", "confirm": true}), "all"),
+        (json!({"all": true, "confirm": true, "after": "x"}), "after"),
+    ] {
+        let (status, told) = control.send(Method::POST, "/dead-letters/drop", body).await;
+        assert_eq!((status, &told["error"]["field"]), (StatusCode::BAD_REQUEST, &json!(field)));
+    }
+    let left = async || control.get("/dead-letters?limit=0").await.1["total"].as_u64().unwrap();
+    assert_eq!(left().await, 230);
+    let through = async |path: &str, mut body: Value| {
+        let mut done = 0;
+        loop {
+            let (status, told) = control.send(Method::POST, path, body.clone()).await;
+            assert_eq!((status, &told["failed"]), (StatusCode::OK, &json!([])));
+            done += told["done"].as_u64().unwrap();
+            match &told["next"] {
+                Value::Null => return done,
+                next => body["after"] = next.clone(),
+            }
+        }
+    };
+    let body = json!({"rule": "former", "class": "unknown", "confirm": true});
+    assert_eq!((through("/dead-letters/drop", body).await, left().await), (10, 220));
+    let body = json!({"class": "unknown", "confirm": true});
+    assert_eq!((through("/dead-letters/retry", body).await, left().await), (105, 115));
+    let body = json!({"all": true, "confirm": true});
+    assert_eq!((through("/dead-letters/drop", body).await, left().await), (115, 0));
     control.end().await;
 }
 
