@@ -4,6 +4,7 @@
 use crate::worker::Worker;
 use hydrant_bus::{ConsumeOptions, consume};
 use hydrant_rules::{Credential, Name, Table, Upstream};
+use hydrant_telemetry::metrics;
 use hydrant_upstream::{BreakerState, Client};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet};
@@ -46,6 +47,11 @@ struct Lanes {
 impl Lanes {
     fn follow(&mut self, table: &Table, stop: &CancellationToken) {
         while self.tasks.try_join_next().is_some() {}
+        table
+            .resources()
+            .rule
+            .iter()
+            .for_each(|rule| metrics().hydrations.expect(rule.name.as_str()));
         let wanted: HashMap<_, _> = served(table).map(|s| (s.0.name.clone(), s)).collect();
         self.running.retain(|name, (served, token)| {
             let stays = wanted.get(name) == Some(served);

@@ -117,6 +117,8 @@ impl Worker {
         tracing::info!(job.id = %state.id(), image.repository = %state.job.repository,
             image.reference = %state.job.reference, size_bytes = state.bytes_total, "image hydrated");
         metrics().hydrations.ended(&state.job.rule, JobVerdict::Done);
+        let took = Timestamp::now().duration_since(state.job.requested_at);
+        metrics().hydrations.local_after(&state.job.upstream, took.try_into().unwrap_or_default());
         let done = JobState { phase: JobPhase::Done, class: None, reason: None, ..state };
         if let Err(error) = self.bus.job_states().tell(&done).await {
             tracing::debug!(job.id = %done.id(), %error, "job state not told");
