@@ -26,6 +26,9 @@ const REST: Duration = Duration::from_secs(60);
 /// Attempts of the log that are read to learn how the endpoint has been doing.
 const LOG: usize = 1_000;
 
+/// How often a failing endpoint is looked for in that log.
+const HEED_EVERY: Duration = Duration::from_secs(60);
+
 /// One enabled webhook.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -34,7 +37,7 @@ pub struct Endpoint {
     store: Store,
     disabler: Disabler,
     settings: Settings,
-    streak: Streak,
+    streak: Arc<Streak>,
     /// Raised once nothing more may be sent, until the resources say so everywhere.
     paused: watch::Sender<bool>,
 }
@@ -72,7 +75,7 @@ impl Endpoint {
         settings: Settings,
     ) -> Result<Self, EgressError> {
         let sender = Sender::new(webhook, settings.limits)?;
-        let (streak, paused) = (Streak::default(), watch::Sender::new(false));
+        let (streak, paused) = (Arc::default(), watch::Sender::new(false));
         Ok(Self { sender, bus, store, disabler, settings, streak, paused })
     }
 
@@ -91,10 +94,14 @@ impl Endpoint {
         let options = ConsumeOptions {
             slots: self.settings.concurrency,
             paused: self.paused.subscribe(),
-            shutdown: stop,
+            shutdown: stop.clone(),
             drain: self.settings.drain,
         };
-        let store = self.store.clone();
+        let (store, streak, served) = (self.store.clone(), self.streak.clone(), stop.clone());
+        let _shown = metrics().webhooks.failing_for(self.name(), move || {
+            (!served.is_cancelled()).then(|| streak.length(Timestamp::now()))
+        });
+        let heeding = Arc::clone(&self);
         let handle = move |delivery| {
             let endpoint = Arc::clone(&self);
             async move { endpoint.deliver(delivery).await }
@@ -103,7 +110,23 @@ impl Endpoint {
             let store = store.clone();
             async move { dead_letter::keep_malformed(&store, rejected).await }
         };
-        consume(consumer, options, handle, reject).await;
+        tokio::join!(
+            consume(consumer, options, handle, reject),
+            stop.run_until_cancelled(heeding.heed_others()),
+        );
+    }
+
+    /// While the endpoint fails here, takes up what others got delivered: with few events the next
+    /// delivery may long be theirs.
+    async fn heed_others(&self) {
+        loop {
+            tokio::time::sleep(HEED_EVERY).await;
+            let Some(since) = self.streak.since() else { continue };
+            match self.bus.delivery_log(self.name(), LOG).await {
+                Ok(log) if streak::broken_since(&log, since) => self.streak.resume(&log),
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     /// One attempt from beginning to end. Runs in a span whose parent is the trace of the event.

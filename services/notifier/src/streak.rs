@@ -2,7 +2,7 @@
 
 use hydrant_proto::{DeliveryAttempt, DeliveryOutcome};
 use jiff::{SignedDuration, Timestamp};
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 /// How long an endpoint may fail at everything before it is disabled; the five days of the
 /// Standard Webhooks specification.
@@ -21,6 +21,17 @@ impl Streak {
         let failures = log.iter().filter(|a| a.outcome != DeliveryOutcome::Delivered);
         let since = failures.map(|a| a.at).filter(|at| Some(*at) > last_success).min();
         *self.0.lock().expect("no holder panics") = since;
+    }
+
+    /// Since when there were only failures; `None` while there are none.
+    pub fn since(&self) -> Option<Timestamp> {
+        *self.0.lock().expect("no holder panics")
+    }
+
+    /// How long there were only failures; zero while there are none.
+    pub fn length(&self, now: Timestamp) -> Duration {
+        let length = self.since().map(|since| now.duration_since(since));
+        length.and_then(|length| length.try_into().ok()).unwrap_or_default()
     }
 
     pub fn end(&self) {
@@ -73,7 +84,9 @@ mod tests {
         assert_eq!(streak.failed(at(0), PATIENCE), None);
         assert_eq!(streak.failed(at(119), PATIENCE), None);
         assert_eq!(streak.failed(at(120), PATIENCE), Some(at(0)));
+        assert_eq!(streak.length(at(121)), Duration::from_secs(121 * 3600));
         streak.end();
+        assert_eq!(streak.length(at(121)), Duration::ZERO);
         assert_eq!(streak.failed(at(121), PATIENCE), None);
     }
 

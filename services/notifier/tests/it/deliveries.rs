@@ -23,7 +23,7 @@ fn quick() -> Settings {
 
 async fn dead_letters(bench: &Bench, count: usize) -> Vec<DeadLetter> {
     until(&format!("{count} dead letters"), SOON, async || {
-        let letters = bench.store.dead_letters().await.ok()?;
+        let letters = bench.store.dead_letters(None, 1_000).await.ok()?.items;
         (letters.len() >= count).then_some(letters)
     })
     .await
@@ -63,6 +63,37 @@ async fn an_event_arrives_once_with_a_signature_that_the_reference_library_accep
     assert_eq!(first.json()["id"], event.id.as_str());
     assert_eq!(first.json()["subject"], "lab/app:1");
     notifier.stop().await;
+}
+
+#[tokio::test]
+async fn how_long_an_endpoint_fails_is_shown_until_it_is_well_or_off() {
+    let (bench, sink) = (Bench::start().await, WebhookSink::start().await);
+    bench.webhooks(&[("failing", &sink.url(), "")]).await;
+    sink.script([Reply::status(500), Reply::status(200), Reply::status(500)]);
+    let schedule = Schedule::exactly([20 * TENTH; 5]);
+    let _notifier = bench.notifier(Settings { schedule, ..Settings::default() }).await;
+    let shown = || {
+        let text = hydrant_telemetry::metrics_text();
+        let series = "hydrant_webhook_failing_for_seconds{webhook=\"failing\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(series))?;
+        Some(line.parse::<f64>().unwrap())
+    };
+    let is = |time: f64| async move { until_shown(shown, |shown| shown == Some(time)).await };
+    is(0.0).await;
+    bench.publish(&hydrated(1)).await;
+    bench.log("failing", 1).await;
+    until_shown(shown, |shown| shown > Some(0.1)).await;
+    bench.log("failing", 2).await;
+    is(0.0).await;
+    bench.publish(&hydrated(2)).await;
+    bench.log("failing", 3).await;
+    until_shown(shown, |shown| shown > Some(0.1)).await;
+    bench.webhooks(&[("failing", &sink.url(), "disabled = 'enough'")]).await;
+    until_shown(shown, |shown| shown.is_none()).await;
+}
+
+async fn until_shown(shown: impl Fn() -> Option<f64>, wanted: impl Fn(Option<f64>) -> bool) {
+    until("the figure", SOON, async || wanted(shown()).then_some(())).await;
 }
 
 #[tokio::test]
