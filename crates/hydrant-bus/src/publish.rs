@@ -6,7 +6,11 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use hydrant_proto::{Event, HydrationRequested, codec, subject};
-use hydrant_telemetry::metrics::{PublishOutcome, metrics};
+use hydrant_telemetry::{
+    metrics::{PublishOutcome, metrics},
+    spans,
+};
+use tracing::Instrument;
 
 /// What became of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,16 +51,22 @@ impl Bus {
             let reason = "the event's id is not one word".to_owned();
             return Err(BusError::Refused { what: WHAT, reason });
         }
+        let span = spans::published(subject::EVENTS_STREAM);
+        let headers = match span.is_none() {
+            true => headers::of_current_trace(),
+            false => span.in_scope(headers::of_current_trace),
+        };
         let message = PublishMessage::build()
-            .headers(headers::of_current_trace())
+            .headers(headers)
             .payload(codec::encode(event).into())
             .expected_stream(subject::EVENTS_STREAM);
         let message = match event.webhook {
             None => message.message_id(&event.id),
             Some(_) => message,
         };
-        self.publish(WHAT, subject::EVENTS_STREAM, subject::event(event.kind), message).await?;
-        Ok(())
+        let subject = subject::event(event.kind);
+        let published = self.publish(WHAT, subject::EVENTS_STREAM, subject, message);
+        published.instrument(span).await.map(drop)
     }
 
     /// Publishes and waits for the stream's answer, which is the message's sequence. A missing

@@ -59,6 +59,9 @@ pub struct Rejected {
 
 /// A message the consume loop can carry.
 pub trait Consumed: Message + Clone + Send + Sync + 'static {
+    /// The stream it is on.
+    const STREAM: &'static str;
+
     /// Where such a message is published. One found elsewhere is refused: its key would guard
     /// something else.
     fn subject(&self) -> String;
@@ -74,6 +77,8 @@ pub trait Consumed: Message + Clone + Send + Sync + 'static {
 }
 
 impl Consumed for HydrationRequested {
+    const STREAM: &'static str = subject::JOBS_STREAM;
+
     fn subject(&self) -> String {
         subject::job(self)
     }
@@ -84,6 +89,7 @@ impl Consumed for HydrationRequested {
             otel.name = "process HYDRANT_JOBS",
             otel.kind = "consumer",
             messaging.system = "nats",
+            messaging.operation.name = "process",
             messaging.operation.type = "process",
             messaging.destination.name = subject::JOBS_STREAM,
             upstream = owner,
@@ -104,6 +110,8 @@ impl Consumed for HydrationRequested {
 }
 
 impl Consumed for Event {
+    const STREAM: &'static str = subject::EVENTS_STREAM;
+
     fn subject(&self) -> String {
         subject::event(self.kind)
     }
@@ -114,6 +122,7 @@ impl Consumed for Event {
             otel.name = "process HYDRANT_EVENTS",
             otel.kind = "consumer",
             messaging.system = "nats",
+            messaging.operation.name = "process",
             messaging.operation.type = "process",
             messaging.destination.name = subject::EVENTS_STREAM,
             webhook = owner,

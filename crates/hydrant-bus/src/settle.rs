@@ -8,7 +8,7 @@ use crate::{
 use async_nats::jetstream::{AckKind, Message as Delivered};
 use futures::FutureExt;
 use hydrant_proto::codec;
-use hydrant_telemetry::metrics::JobVerdict;
+use hydrant_telemetry::{metrics, metrics::JobVerdict};
 use std::{
     fmt::Display,
     panic::AssertUnwindSafe,
@@ -97,6 +97,7 @@ impl<H, R> Settler<H, R> {
         if let Some(unsettled) = &self.unsettled {
             unsettled.begin(&delivered);
         }
+        metrics().bus.consumed(M::STREAM);
         let settlement = match wanted {
             true => self.handle_delivered(&delivered).await,
             false => Settlement::returned(),
@@ -143,7 +144,7 @@ impl<H, R> Settler<H, R> {
                 Settlement::rest()
             }
         };
-        M::settled(&self.owner, settlement.label, started.elapsed());
+        settled::<M>(&self.owner, settlement.label, started);
         settlement
     }
 
@@ -194,7 +195,7 @@ impl<H, R> Settler<H, R> {
         });
         match self.watched(delivered, recorded).await {
             Some(Ok(())) => {
-                M::settled(&self.owner, JobVerdict::Malformed, started.elapsed());
+                settled::<M>(&self.owner, JobVerdict::Malformed, started);
                 Settlement { ack: AckKind::Term, label: JobVerdict::Malformed }
             }
             Some(Err(error)) => {
@@ -229,6 +230,12 @@ impl<H, R> Settler<H, R> {
             );
         }
     }
+}
+
+/// Counts what a message came to.
+fn settled<M: Consumed>(owner: &str, verdict: JobVerdict, started: Instant) {
+    M::settled(owner, verdict, started.elapsed());
+    metrics().bus.processed(M::STREAM, verdict, started.elapsed());
 }
 
 fn read<M: Consumed>(delivered: &Delivered) -> Result<M, String> {

@@ -1,5 +1,7 @@
 //! What only S3 has: its client, presigned URLs, and the list of open multipart uploads.
 
+mod traced;
+
 use crate::{
     error::{StoreError, classify},
     object::timed,
@@ -10,12 +12,13 @@ use jiff::Timestamp;
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut},
-    client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector},
+    client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody},
     multipart::{MultipartStore, PartId},
     path::Path,
     signer::{Method, SignedUrlOptions, Signer},
 };
 use std::{sync::Arc, time::Duration};
+use traced::Traced;
 use url::Url;
 
 /// Longest silence of the server, body included; also the time one part may take to be sent,
@@ -80,7 +83,8 @@ impl S3 {
         };
         // The builders have already refused a plain endpoint that is not allowed.
         let options = client_options().with_allow_http(true);
-        let http = ReqwestConnector::default().connect(&options).map_err(refused)?;
+        let traced = Traced { bucket: bucket.to_owned() };
+        let http = traced.connect(&options).map_err(refused)?;
         Ok(Self { client: Arc::new(client), signer, http })
     }
 
@@ -185,6 +189,7 @@ fn unavailable(about: &Path, error: String) -> StoreError {
 fn builder(bucket: &str, settings: &S3Settings) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::new()
         .with_client_options(client_options())
+        .with_http_connector(Traced { bucket: bucket.to_owned() })
         // The default; a setting decides otherwise.
         .with_unsigned_payload(is_over_tls(settings));
     for (name, value) in settings.vars() {

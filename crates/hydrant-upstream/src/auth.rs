@@ -144,7 +144,8 @@ impl Auth {
     async fn learn(&self, wire: &Wire, patience: Patience) -> Result<Scheme, Failure> {
         let (kind, what) = (RequestKind::Ping, "its /v2/");
         let (method, url, headers) = (Method::GET, self.ping.clone(), HeaderMap::new());
-        let response = wire.send(Hop { kind, what, method, url, headers }, patience).await?;
+        let response =
+            wire.send(Hop { kind, what, method, url, headers, resends: 0 }, patience).await?;
         match response.status().as_u16() {
             401 => Challenge::of(response.headers())
                 .map_or(Ok(Scheme::Open), |challenge| self.scheme_of(wire, &challenge)),

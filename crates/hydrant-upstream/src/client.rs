@@ -31,9 +31,13 @@ use hydrant_rules::{Credential, Upstream};
 use hydrant_telemetry::{
     metrics,
     metrics::{RequestKind, SpareReason},
+    spans::Server,
 };
 use moka::future::Cache;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 use url::Url;
 
 /// The client of one upstream with one credential reference. Shared by all who use it, since the
@@ -70,7 +74,7 @@ impl Client {
         let ping = v2(&upstream.endpoint, "");
         guard.quota().keep(upstream.quota_reserve);
         let exchange = Exchange {
-            wire: Wire { upstream: name.clone(), egress },
+            wire: Wire { upstream: name.clone(), server: server(&upstream.endpoint), egress },
             auth: Auth::new(upstream.clone(), ping, credential, secrets),
             guard,
             permits: Permits::new(upstream.concurrency),
@@ -397,6 +401,7 @@ impl Client {
             via: self.via.clone(),
             any_404: false,
             budget: None,
+            sent: AtomicU32::new(0),
         }
     }
 
@@ -415,6 +420,11 @@ fn manifest_named(repository: &RepositoryName, reference: &Reference) -> Named {
 
 fn blob_named(repository: &RepositoryName, digest: &Digest) -> Named {
     (repository.clone(), Wanted::Blob(digest.clone()))
+}
+
+fn server(endpoint: &Url) -> Server {
+    let address = endpoint.host_str().unwrap_or_default().to_owned();
+    Server { address, port: endpoint.port_or_known_default().unwrap_or_default() }
 }
 
 fn egress(upstream: &Upstream, options: &Options) -> Result<Egress, hydrant_egress::EgressError> {

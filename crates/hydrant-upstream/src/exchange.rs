@@ -27,7 +27,13 @@ use hydrant_telemetry::{
     metrics::{RequestKind, SpareReason},
 };
 use jiff::Timestamp;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -68,6 +74,8 @@ pub struct Ask {
     pub any_404: bool,
     /// Longest wait for the whole call; without it, `Upstream::timeout` for each answer.
     pub budget: Option<Duration>,
+    /// How often it was sent so far: redirected, with a token, once more.
+    pub sent: AtomicU32,
 }
 
 /// A successful answer. The permit is given back when its body has been read.
@@ -241,7 +249,8 @@ impl Exchange {
             headers.insert(AUTHORIZATION, grant.header.clone());
         }
         let (kind, what, method) = (ask.kind, &*ask.what, ask.method.clone());
-        Hop { kind, what, method, url: url.clone(), headers }
+        let resends = ask.sent.fetch_add(1, Ordering::Relaxed);
+        Hop { kind, what, method, url: url.clone(), headers, resends }
     }
 
     async fn judge(&self, ask: &Ask, response: Response, url: &Url) -> Result<Response, Failure> {

@@ -89,7 +89,7 @@ pub async fn fetch(
         headers.insert(AUTHORIZATION, basic(login));
     }
     let (kind, method, url) = (RequestKind::Token, Method::GET, address(key));
-    let hop = Hop { kind, what: "a token", method, url, headers };
+    let hop = Hop { kind, what: "a token", method, url, headers, resends: 0 };
     let response = wire.send(hop, patience).await?;
     if response.status() != 200 {
         return Err(refusal(wire, &response, login.is_some()));

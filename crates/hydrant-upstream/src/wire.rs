@@ -8,15 +8,22 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_ENCODING};
 use hydrant_egress::{Egress, EgressError, Request, Response};
 use hydrant_proto::FailureClass;
-use hydrant_telemetry::{metrics, metrics::RequestKind};
+use hydrant_telemetry::{
+    metrics,
+    metrics::RequestKind,
+    spans::{Outgoing, Server, Target},
+};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 use url::Url;
 
 /// The way to one upstream and to the hosts it leads to.
 #[derive(Debug)]
 pub struct Wire {
     pub upstream: String,
+    /// The endpoint's, as it is configured.
+    pub server: Server,
     pub egress: Egress,
 }
 
@@ -28,6 +35,8 @@ pub struct Hop<'a> {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
+    /// How often the same was sent before.
+    pub resends: u32,
 }
 
 /// How long to wait for answers.
@@ -60,7 +69,12 @@ impl Wire {
     pub async fn send(&self, hop: Hop<'_>, patience: Patience) -> Result<Response, Failure> {
         let (kind, what) = (hop.kind, hop.what);
         let began = Instant::now();
-        let sent = self.exchange(hop, patience).await;
+        let outgoing = self.outgoing(&hop);
+        let sent = self.exchange(hop, patience).instrument(outgoing.span()).await;
+        outgoing.ended(match &sent {
+            Ok(response) => Ok(response.status().as_u16()),
+            Err(failure) => Err(failure.error.class().as_str()),
+        });
         let outcome = match &sent {
             Ok(response) => rough_class(kind, response.status()),
             Err(failure) => Err(failure.error.class()),
@@ -68,6 +82,17 @@ impl Wire {
         metrics().upstreams.answered(&self.upstream, kind, outcome, began.elapsed());
         let response = sent?;
         self.refuse_encoded(response, what)
+    }
+
+    fn outgoing(&self, hop: &Hop<'_>) -> Outgoing<'_> {
+        let target = Target {
+            scheme: hop.url.scheme(),
+            address: hop.url.host_str().unwrap_or_default(),
+            port: hop.url.port_or_known_default().unwrap_or_default(),
+            path: hop.url.path(),
+            resends: hop.resends,
+        };
+        Outgoing::begin(&self.server, &hop.method, &target)
     }
 
     async fn exchange(&self, hop: Hop<'_>, patience: Patience) -> Result<Response, Failure> {

@@ -21,7 +21,7 @@ use http::{
 use hydrant_boot::ResourceFeed;
 use hydrant_proto::{Identity, Reference, RepositoryName, Via};
 use hydrant_rules::Name;
-use hydrant_telemetry::{metrics::PullKind, propagation};
+use hydrant_telemetry::{metrics::PullKind, propagation, spans};
 use hydrant_upstream::Upstreams;
 use tracing::{Instrument, Span};
 use ulid::Ulid;
@@ -65,6 +65,7 @@ impl Server {
             answer.set(CONNECTION, HeaderValue::from_static("close"));
         }
         span.record("http.response.status_code", answer.status.as_u16());
+        spans::answered(&span, answer.status.as_u16());
         record.answered(answer.status.as_u16(), answer.pulled, span);
         record.holding(answer.permit.take());
         let mut response = Response::new(Body::new(answer.content, record));
@@ -230,6 +231,7 @@ fn span(parts: &Parts, endpoint: &'static str, request: &Result<Request, Rejecte
     );
     let header = |name: &str| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
     propagation::set_parent(&span, header);
+    spans::received(&span, parts.uri.path());
     if let Some(name) = request.as_ref().ok().and_then(|request| request.ask.repository()) {
         span.record("image.repository", name.as_str());
     }

@@ -12,10 +12,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hydrant_egress::{Body, Egress, EgressError, Policy, Request, Response};
 use hydrant_proto::Event;
 use hydrant_rules::Webhook;
-use hydrant_telemetry::propagation;
+use hydrant_telemetry::{
+    propagation,
+    spans::{Outgoing, Server, Target},
+};
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 /// What one attempt may take.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +99,7 @@ pub enum Judgement {
 pub struct Sender {
     webhook: Webhook,
     egress: Egress,
+    server: Server,
     limits: Limits,
 }
 
@@ -105,7 +110,9 @@ impl Sender {
             allow_private: webhook.allow_private,
             connect_timeout: limits.connect,
         })?;
-        Ok(Self { webhook, egress, limits })
+        let address = webhook.url.host_str().unwrap_or_default().to_owned();
+        let port = webhook.url.port_or_known_default().unwrap_or_default();
+        Ok(Self { webhook, egress, server: Server { address, port }, limits })
     }
 
     pub fn webhook(&self) -> &Webhook {
@@ -120,8 +127,29 @@ impl Sender {
     ) -> Result<Answer, Unsent> {
         let prepared = prepare(event, traceparent)?;
         let key = secret::key(&self.webhook.secret).await?;
-        let signed = sign(prepared, &event.id, &key, Timestamp::now());
-        self.send(signed).await
+        let outgoing = self.outgoing();
+        let sending = async {
+            let signed = sign(prepared, &event.id, &key, Timestamp::now());
+            self.send(signed).await
+        };
+        let sent = sending.instrument(outgoing.span()).await;
+        outgoing.ended(match &sent {
+            Ok(answer) => Ok(answer.status.as_u16()),
+            Err(unsent) => Err(unsent.kind()),
+        });
+        sent
+    }
+
+    /// The path of a webhook may be its secret, so it is nowhere to be seen.
+    fn outgoing(&self) -> Outgoing<'_> {
+        let target = Target {
+            scheme: self.webhook.url.scheme(),
+            address: &self.server.address,
+            port: self.server.port,
+            path: "/",
+            resends: 0,
+        };
+        Outgoing::begin(&self.server, &Method::POST, &target)
     }
 
     async fn send(&self, signed: Signed) -> Result<Answer, Unsent> {
@@ -137,6 +165,19 @@ impl Sender {
         let reading = read_away(response.into_body(), self.limits.response_bytes);
         let _ = timeout_at(deadline, reading).await;
         Ok(answer)
+    }
+}
+
+impl Unsent {
+    /// One word, for spans and metrics.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Id => "event-id",
+            Self::Secret(_) => "secret",
+            Self::Egress(_) => "refused",
+            Self::Timeout(_) => "timeout",
+            Self::Transport(_) => "transport",
+        }
     }
 }
 
