@@ -43,7 +43,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     pub content: Content,
     pub pulled: Option<Pulled>,
-    /// Held until the body is through.
+    /// Held until the body is through, which comes straight from an upstream.
     pub permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -199,7 +199,8 @@ impl Answer {
         if let Some(pulled) = self.pulled {
             self.set(SERVED_FROM, HeaderValue::from_static(pulled.outcome.as_str()));
         }
-        if self.status == StatusCode::OK && self.is_had_by(asked) {
+        let is_had = |etag: &HeaderValue| is_had(asked, etag.as_bytes());
+        if self.status == StatusCode::OK && self.headers.get(ETAG).is_some_and(is_had) {
             self.status = StatusCode::NOT_MODIFIED;
             self.headers.remove(CONTENT_LENGTH);
             self.content = Content::Empty;
@@ -210,15 +211,6 @@ impl Answer {
         self
     }
 
-    fn is_had_by(&self, asked: &HeaderMap) -> bool {
-        let Some(etag) = self.headers.get(ETAG) else { return false };
-        asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').map(str::trim).any(|one| {
-                one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == etag.as_bytes()
-            })
-        })
-    }
-
     fn blob_headers(&mut self, digest: &Digest) {
         self.names(digest);
         self.set(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -227,9 +219,8 @@ impl Answer {
     }
 
     fn names(&mut self, digest: &Digest) {
-        let digest = digest.to_string();
-        self.set_text(ETAG, &format!("\"{digest}\""));
-        self.set_text(CONTENT_DIGEST, &digest);
+        self.set_text(ETAG, &etag(digest));
+        self.set_text(CONTENT_DIGEST, &digest.to_string());
     }
 
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
@@ -244,14 +235,32 @@ impl Answer {
     }
 }
 
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Whether the client says by `If-None-Match` that it has what `etag` names.
+fn is_had(asked: &HeaderMap, etag: &[u8]) -> bool {
+    asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value
+            .split(',')
+            .map(str::trim)
+            .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == etag)
+    })
+}
+
 /// What part of a content of `size` bytes to send, by the `Range` header. `If-Range` is honoured by
 /// its validator: what a digest names has one version only, so any other validator means "whole".
+/// Of what the client has it gets no part (RFC 9110, 13.2.2: `If-None-Match` comes before `Range`).
 pub fn wanted_part(asked: &HeaderMap, digest: &Digest, size: u64) -> Result<Part, Failure> {
     use http::header::{IF_RANGE, RANGE};
     let range = asked.get(RANGE).and_then(|value| value.to_str().ok());
+    if range.is_some() && is_had(asked, etag(digest).as_bytes()) {
+        return Ok(Part::Whole);
+    }
     let other_version = asked
         .get(IF_RANGE)
-        .is_some_and(|validator| validator.as_bytes() != format!("\"{digest}\"").as_bytes());
+        .is_some_and(|validator| validator.as_bytes() != etag(digest).as_bytes());
     match Part::of(range.filter(|_| !other_version), size) {
         Part::Unsatisfiable => Err(Failure::Range { size }),
         part => Ok(part),
@@ -280,6 +289,21 @@ mod tests {
             let answer = Answer::manifest(&facts, Some(Bytes::from_static(b"x")), true)
                 .finish(Read::Get, &asked(IF_NONE_MATCH, &value));
             assert_eq!(answer.status, status, "{value}");
+        }
+    }
+
+    #[test]
+    fn of_what_the_client_has_no_part_is_sent() {
+        let digest = Digest::of(b"x");
+        for (range, had, expected) in [
+            ("bytes=1-2", &digest, Some(Part::Whole)),
+            ("bytes=9-", &digest, Some(Part::Whole)),
+            ("bytes=1-2", &Digest::of(b"y"), Some(Part::Bytes(1..3))),
+            ("bytes=9-", &Digest::of(b"y"), None),
+        ] {
+            let mut headers = asked(http::header::RANGE, range);
+            headers.insert(IF_NONE_MATCH, etag(had).parse().unwrap());
+            assert_eq!(wanted_part(&headers, &digest, 9).ok(), expected, "{range}");
         }
     }
 

@@ -136,7 +136,7 @@ impl Tags {
         // While the upstream was asked, something younger may have been heard.
         let standing = self.standing(place, tag).await;
         let is_younger =
-            |heard: &Heard| heard.confirmed_at > told.at || heard.due(place, tag) == Due::No;
+            |heard: &Heard| heard.is_since(told.at) || heard.due(place, tag) == Due::No;
         if let Some(younger) = standing.newest.filter(is_younger) {
             return Ok(Checked::Names(younger));
         }

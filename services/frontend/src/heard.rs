@@ -52,7 +52,7 @@ pub fn newest(
         (Some(seen), Some(observed)) => (seen, observed),
     };
     let recorded = Heard::recorded(seen);
-    if recorded.is_settled() || recorded.confirmed_at >= observed.at {
+    if recorded.is_settled() || recorded.is_since(observed.at) {
         return (Some(recorded), None);
     }
     if recorded.digest == observed.digest {
@@ -76,6 +76,12 @@ impl Heard {
     /// The same, said again.
     pub fn confirmed(self, at: Timestamp) -> Self {
         Self { confirmed_at: at, ..self }
+    }
+
+    /// Whether the upstream said so at `then` or later, as far as that can be told: what lies far in
+    /// the future was written by a clock that is wrong, and is younger than nothing.
+    pub fn is_since(&self, then: Timestamp) -> bool {
+        self.confirmed_at >= then && self.confirmed_at < Timestamp::now() + SKEW
     }
 
     /// The record it stands in.
@@ -220,6 +226,16 @@ mod tests {
             let digest = |text: &str| Digest::of(text.as_bytes());
             assert_eq!(newest.map(|heard| heard.digest), newest_is.map(digest), "{what}");
             assert_eq!(before.map(|heard| heard.digest), before_is.map(digest), "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_from_the_future_is_younger_than_nothing() {
+        let now = Timestamp::now();
+        for (ahead, newest_is) in [(30, "a"), (3600, "b")] {
+            let seen = record("a", now.as_second() + ahead, Owner::Cache).await;
+            let (newest, _) = newest(Some(seen), Some(observation("b", now.as_second(), true)));
+            assert_eq!(newest.unwrap().digest, Digest::of(newest_is.as_bytes()), "{ahead}");
         }
     }
 
