@@ -130,12 +130,16 @@ impl Blobs {
             Whereabouts::Upstream { size } => Ok(Answer::blob(digest, Some(size), Content::Empty)
                 .served(PullKind::Blob, PullOutcome::Miss)),
             Whereabouts::Flying { flight, size, outcome } => {
-                self.flying(digest, &flight, size, outcome, read, &asked.headers)
+                let answer = flying(digest, &flight, size, read, &asked.headers)?;
+                Ok(answer.served(PullKind::Blob, outcome))
             }
             Whereabouts::Passing(passing) => {
                 let size = Some(passing.size());
                 let content = Content::Stream(breaking(passing.into_stream()));
-                self.relayed(Answer::blob(digest, size, content), PullOutcome::Miss)
+                let mut answer = Answer::blob(digest, size, content);
+                // Nothing lies between the upstream and the client: as long as one, so the other.
+                answer.permit = Some(self.asking.permit()?);
+                Ok(answer.served(PullKind::Blob, PullOutcome::Miss))
             }
         }
     }
@@ -160,12 +164,6 @@ impl Blobs {
             found => found,
         };
         found.map_err(|failure| if failure.is_unknown() { Failure::Abandoned } else { failure })
-    }
-
-    /// An answer whose body comes from an upstream, now or later.
-    fn relayed(&self, mut answer: Answer, outcome: PullOutcome) -> Result<Answer, Failure> {
-        answer.permit = Some(self.asking.permit()?);
-        Ok(answer.served(PullKind::Blob, outcome))
     }
 
     /// Finds out whether this repository may read the blob, and where from.
@@ -400,29 +398,6 @@ impl Blobs {
         }
     }
 
-    fn flying(
-        &self,
-        digest: &Digest,
-        flight: &Flight,
-        size: Option<u64>,
-        outcome: PullOutcome,
-        read: Read,
-        asked: &HeaderMap,
-    ) -> Result<Answer, Failure> {
-        let part = match size {
-            Some(size) if read == Read::Get => wanted_part(asked, digest, size)?,
-            _ => Part::Whole,
-        };
-        let answer = match (part, size) {
-            (Part::Bytes(range), Some(size)) => {
-                let stream = breaking(flight.part(range.clone()));
-                Answer::partial_blob(digest, &range, size, Content::Stream(stream))
-            }
-            _ => Answer::blob(digest, size, Content::Stream(breaking(flight.read(0, None)))),
-        };
-        self.relayed(answer, outcome)
-    }
-
     /// The blob from storage; `None` when it is not there after all, or is damaged.
     async fn stored(
         &self,
@@ -491,6 +466,28 @@ impl Blobs {
         let found = found.filter(|found| found.size == size);
         Ok(found.map(|found| breaking(found.stream.inspect_err(forget))))
     }
+}
+
+/// What a flight has and will have, from its spool: however slowly a client takes it, no upstream
+/// waits for that.
+fn flying(
+    digest: &Digest,
+    flight: &Flight,
+    size: Option<u64>,
+    read: Read,
+    asked: &HeaderMap,
+) -> Result<Answer, Failure> {
+    let part = match size {
+        Some(size) if read == Read::Get => wanted_part(asked, digest, size)?,
+        _ => Part::Whole,
+    };
+    Ok(match (part, size) {
+        (Part::Bytes(range), Some(size)) => {
+            let stream = breaking(flight.part(range.clone()));
+            Answer::partial_blob(digest, &range, size, Content::Stream(stream))
+        }
+        _ => Answer::blob(digest, size, Content::Stream(breaking(flight.read(0, None)))),
+    })
 }
 
 /// A blob to which the client is redirected is not read here.

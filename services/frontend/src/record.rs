@@ -28,7 +28,7 @@ pub struct Record {
     /// Ends with the answer.
     span: Span,
     _active: ActiveRequest,
-    /// The right to have upstreams asked, kept until the body is through.
+    /// The right to have upstreams asked, kept until a body that comes straight from one is through.
     _permit: Option<OwnedSemaphorePermit>,
 }
 

@@ -1,6 +1,6 @@
 //! Blobs: flights, ranges, and bodies that go wrong.
 
-use crate::lab::{Lab, SOON, directory_store, file_of, header};
+use crate::lab::{Lab, SOON, assert_manifest, directory_store, file_of, header};
 use hydrant_testkit::{Fault, Image, ImageBuilder, until};
 use std::{sync::Arc, time::Duration};
 
@@ -199,13 +199,31 @@ async fn too_many_upstream_requests_are_turned_away() {
     let lab = Lab::setup().upstream_requests(1).start().await;
     let image = ImageBuilder::new(1).layer(500_000).build();
     lab.upstream.insert(&image, "app", "1");
+    let late = lab.upstream.inject("*/manifests/*", Fault::delay(SOON).method("GET"));
+    let waiting = tokio::spawn(lab.get("lab/app/manifests/1").send());
+    until("the manifest to be asked for", SOON, async || {
+        (lab.upstream.gets("*/manifests/1") > 0).then_some(())
+    })
+    .await;
+    let path = format!("lab/app/blobs/{}", image.blobs[1].digest);
+    let refused = lab.get(&path).send().await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert!(header(refused.headers(), "retry-after").parse::<u64>().unwrap() >= 1);
+    waiting.abort();
+    late.remove();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_keeps_no_other_from_the_upstream() {
+    let lab = Lab::setup().upstream_requests(1).start().await;
+    let image = ImageBuilder::new(1).layer(500_000).build();
+    lab.upstream.insert(&image, "app", "1");
     lab.upstream.inject("*/blobs/*", Fault::slow(100_000).method("GET"));
     let path = format!("lab/app/blobs/{}", image.blobs[1].digest);
     let mut slow = lab.get(&path).send().await.unwrap();
     slow.chunk().await.unwrap().unwrap();
-    let refused = lab.get("lab/app/manifests/1").send().await.unwrap();
-    assert_eq!(refused.status(), 429);
-    assert!(header(refused.headers(), "retry-after").parse::<u64>().unwrap() >= 1);
+    assert_manifest(&lab.pull("lab/app/manifests/1").await, &image);
+    drop(slow);
 }
 
 #[tokio::test]
