@@ -9,17 +9,28 @@ use crate::{
     place::{Place, Spot},
     request::Page,
 };
+use bytes::Bytes;
 use hydrant_flight::{FlightError, Flights, ManifestSource};
 use hydrant_proto::{Digest, Reference, Tag, Via};
 use hydrant_rules::Freshness;
 use hydrant_upstream::{Head, Priority, TagPage, UpstreamError};
 use jiff::Timestamp;
+use moka::sync::Cache;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
-/// Longest wait for a list of tags.
-const TAGS_BUDGET: Duration = Duration::from_secs(5);
+/// Longest wait for a list of tags or referrers.
+const LIST_BUDGET: Duration = Duration::from_secs(5);
+/// Questions for referrers under way at once: the digests in them are the clients' own, and no
+/// upstream counts those that it does not know.
+const REFERRERS_AT_ONCE: usize = 64;
+/// How long an answer to one is good for, and how many bytes of answers are remembered.
+const REFERRERS_FOR: Duration = Duration::from_secs(10);
+const REFERRERS_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What a HEAD told, and from when its word is.
 #[derive(Clone, Debug)]
@@ -29,12 +40,18 @@ pub struct Told {
     pub at: Timestamp,
 }
 
+/// The upstream's index, if there is one.
+type Referrers = Result<Option<Bytes>, Failure>;
+
 pub struct Asking {
     /// Short questions are shared only by those who came the same way: in a circle of hydrants
     /// they find it by going on.
     heads: Coalesced<(Spot<Reference>, Via), Result<Told, Failure>>,
     manifests: Coalesced<Spot<Reference>, Result<Arc<Held>, Failure>>,
     blobs: Coalesced<(Spot<Digest>, Via), Result<Option<u64>, Failure>>,
+    referrers: Coalesced<(Spot<Digest>, Via), Referrers>,
+    known_referrers: Cache<(Spot<Digest>, Via), Referrers>,
+    referrers_at_once: Arc<Semaphore>,
     flights: Flights,
     permits: Arc<Semaphore>,
 }
@@ -46,6 +63,13 @@ impl Asking {
             heads: Coalesced::new(tasks.clone()),
             manifests: Coalesced::new(tasks.clone()),
             blobs: Coalesced::new(tasks.clone()),
+            referrers: Coalesced::new(tasks.clone()),
+            known_referrers: Cache::builder()
+                .max_capacity(REFERRERS_BYTES)
+                .weigher(|_, index| 1024 + weight(index))
+                .time_to_live(REFERRERS_FOR)
+                .build(),
+            referrers_at_once: Arc::new(Semaphore::new(REFERRERS_AT_ONCE)),
             flights,
             permits: Arc::new(Semaphore::new(at_once)),
         }
@@ -120,15 +144,47 @@ impl Asking {
         let repository = &place.route.upstream_repository;
         let (n, last) = (u32::try_from(page.n).ok(), page.last.as_ref().map(Tag::as_str));
         let asked = place.client.tags(repository, n, last, Priority::Interactive);
-        let found = tokio::time::timeout(TAGS_BUDGET, asked).await.unwrap_or_else(|_| {
-            Err(UpstreamError::Down {
-                upstream: place.route.upstream.name.to_string(),
-                what: format!("the tags of {repository}"),
-                detail: format!("no answer within {TAGS_BUDGET:?}"),
-            })
-        });
+        let found = timeout(LIST_BUDGET, asked).await;
+        let found = found.unwrap_or_else(|_| Err(late(place, format!("the tags of {repository}"))));
         found.map_err(|error| upstream(What::Repository, error))
     }
+
+    /// The upstream's index of what refers to `digest`, if it comes soon; `None` when nothing does.
+    pub async fn referrers(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Result<Option<Bytes>, Failure> {
+        let _permit = self.permit()?;
+        let key = (place.spot(digest), place.client.via().clone());
+        if let Some(known) = self.known_referrers.get(&key) {
+            return known;
+        }
+        let (place, of, turns) = (place.clone(), digest.clone(), self.referrers_at_once.clone());
+        let (known, at) = (self.known_referrers.clone(), key.clone());
+        let work = || async move {
+            let _turn = turns.try_acquire().map_err(|_| Failure::Overloaded)?;
+            let repository = &place.route.upstream_repository;
+            let asked = place.client.referrers(repository, &of, Priority::Interactive);
+            let found = timeout(LIST_BUDGET, asked).await;
+            let found = found.unwrap_or_else(|_| Err(late(&place, format!("what refers to {of}"))));
+            let found = found.map_err(|error| upstream(What::Manifest, error));
+            known.insert(at, found.clone());
+            found
+        };
+        self.referrers.get(key, work).await.0.unwrap_or(Err(Failure::Abandoned))
+    }
+}
+
+/// Bytes of an index that is remembered.
+fn weight(index: &Referrers) -> u32 {
+    let bytes = index.as_ref().ok().and_then(Option::as_ref).map_or(0, Bytes::len);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn late(place: &Place, what: String) -> UpstreamError {
+    let detail = format!("no answer within {LIST_BUDGET:?}");
+    UpstreamError::Down { upstream: place.route.upstream.name.to_string(), what, detail }
 }
 
 fn upstream(what: What, error: UpstreamError) -> Failure {

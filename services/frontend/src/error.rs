@@ -68,6 +68,8 @@ pub enum Failure {
     TooOld(Box<Failure>),
     #[error("too many requests wait for upstreams")]
     Overloaded,
+    #[error("too many lists of all repositories are being made")]
+    Crowded,
     #[error("no byte of {size} was asked for")]
     Range { size: u64 },
     /// The task that worked for several requests ended without an answer.
@@ -103,7 +105,9 @@ impl Failure {
             Self::Overloaded => Some(FailureClass::UpstreamLimit),
             Self::SlowCheck(_) => Some(FailureClass::UpstreamDown),
             Self::TooOld(because) => because.class(),
-            Self::Storage(_) | Self::SlowStorage | Self::Abandoned => Some(FailureClass::Storage),
+            Self::Storage(_) | Self::SlowStorage | Self::Crowded | Self::Abandoned => {
+                Some(FailureClass::Storage)
+            }
         }
     }
 
@@ -151,6 +155,10 @@ impl Failure {
             Self::Overloaded => Said {
                 message: "this registry is busy; try again shortly".into(),
                 ..of_class(FailureClass::UpstreamLimit, What::Blob, Some(COME_BACK / 5), audience)
+            },
+            Self::Crowded => Said {
+                message: "this registry is busy with other lists; try again shortly".into(),
+                ..of_class(FailureClass::Storage, What::Repository, Some(COME_BACK), audience)
             },
             Self::Range { size } => {
                 let message = format!("none of the {size} bytes was asked for");

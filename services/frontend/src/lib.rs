@@ -142,7 +142,7 @@ fn build(
     };
     let checks = Arc::new(Checks::new(tasks));
     let tags = Tags { manifests, rumours: rumours.clone(), checks };
-    let lists = Lists { shelf: shelf.clone(), asking: asking.clone(), origins: origins.clone() };
+    let lists = Lists::new(shelf.clone(), asking.clone(), origins.clone());
     let blobs = Blobs { shelf, flights, memory, family, asking, origins, tasks: tasks.clone() };
     let server = Server { feed, upstreams, identity, tags, blobs, lists };
     (Arc::new(server), recorder, rumours)

@@ -3,7 +3,7 @@
 //! Tags are those of the upstream and the local ones together, in byte order, while the upstream
 //! answers within a short budget: a cache that hides what could be pulled through it would be of
 //! little use, and pushed tags exist only here. While it does not answer, the local ones are
-//! listed, marked stale. The catalog and referrers are of what is local.
+//! listed, marked stale. So it is with referrers. The catalog is of what is local.
 
 use crate::{
     answer::Answer, asking::Asking, error::Failure, manifest::certain, origin::Origins,
@@ -12,14 +12,22 @@ use crate::{
 use http::StatusCode;
 use hydrant_proto::{Digest, MediaType, RepositoryName, Tag};
 use hydrant_rules::Table;
-use serde_json::json;
-use std::{collections::BTreeSet, sync::Arc};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tokio::sync::Semaphore;
+
+/// Lists of all repositories that are made at once: each walks through them all.
+const WALKS: usize = 4;
 
 /// What lists are made from.
 pub struct Lists {
-    pub shelf: Shelf,
-    pub asking: Arc<Asking>,
-    pub origins: Arc<Origins>,
+    shelf: Shelf,
+    asking: Arc<Asking>,
+    origins: Arc<Origins>,
+    walks: Semaphore,
 }
 
 /// Names in byte order, after `last` of the page asked for.
@@ -29,6 +37,10 @@ struct Listed {
 }
 
 impl Lists {
+    pub fn new(shelf: Shelf, asking: Arc<Asking>, origins: Arc<Origins>) -> Self {
+        Self { shelf, asking, origins, walks: Semaphore::new(WALKS) }
+    }
+
     /// `name` is the repository as the client spells it, in the registry `namespace` it believes it
     /// speaks to; `place` is where that leads.
     pub async fn tags(
@@ -93,7 +105,9 @@ impl Lists {
         if n == 0 {
             return Ok(Answer::json(&json!({ "repositories": [] })));
         }
-        let mut found = self.shelf.store.repositories(page.last.as_ref(), n).await?;
+        let _walk = self.walks.try_acquire().map_err(|_| Failure::Crowded)?;
+        let list = self.shelf.store.repositories(page.last.as_ref(), n);
+        let mut found = self.shelf.list(list).await?;
         let next = found.items.last().filter(|_| found.more).cloned();
         found.items.retain(|name| table.route(name).is_some());
         let answer = Answer::json(&json!({ "repositories": found.items }));
@@ -103,29 +117,76 @@ impl Lists {
         })
     }
 
-    /// An index of the local manifests that refer to `digest`; empty when there are none, as the
-    /// distribution spec has it.
+    /// An index of the manifests that refer to `digest`, the upstream's and the local ones; empty when
+    /// there are none, as the distribution spec has it.
     pub async fn referrers(
         &self,
         place: &Place,
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Answer, Failure> {
-        let mut found = Vec::new();
-        if self.origins.are_own(place).await? {
-            found = self.shelf.store.referrers(place.repository(), digest).await?;
-        }
-        if let Some(wanted) = artifact_type {
-            found.retain(|referrer| referrer.artifact_type.as_deref() == Some(wanted));
-        }
+        let local = self.local_referrers(place, digest);
+        let (local, upstream) = tokio::join!(local, self.asking.referrers(place, digest));
+        let upstream = upstream.map(|index| index.map_or_else(Vec::new, |index| named_in(&index)));
+        let (found, stale) = match (local, upstream) {
+            (Ok(local), Ok(upstream)) => (merged(upstream, local), None),
+            (Err(_), Ok(upstream)) => (upstream, None),
+            (Ok(local), Err(failure)) if failure.is_unknown() => (local, None),
+            // That nothing refers to what is not here either is no answer.
+            (Ok(local), Err(failure)) => {
+                match local.is_empty() && !self.has_manifest(place, digest).await? {
+                    true => return Err(failure),
+                    false => (local, Some(failure)),
+                }
+            }
+            (Err(storage), Err(failure)) => return Err(certain(failure, Some(storage))),
+        };
+        let wanted = |found: &Value| {
+            artifact_type.is_none_or(|wanted| found["artifactType"].as_str() == Some(wanted))
+        };
         let index = json!({
             "schemaVersion": 2,
             "mediaType": MediaType::OciIndex,
-            "manifests": found,
+            "manifests": found.into_iter().filter(wanted).collect::<Vec<_>>(),
         });
-        let answer = Answer::document(StatusCode::OK, MediaType::OciIndex.as_str(), &index);
-        Ok(if artifact_type.is_some() { answer.filtered_by_artifact_type() } else { answer })
+        let mut answer = Answer::document(StatusCode::OK, MediaType::OciIndex.as_str(), &index);
+        if artifact_type.is_some() {
+            answer = answer.filtered_by_artifact_type();
+        }
+        Ok(match stale {
+            Some(failure) => answer.stale(&failure),
+            None => answer,
+        })
     }
+
+    async fn local_referrers(&self, place: &Place, digest: &Digest) -> Result<Vec<Value>, Failure> {
+        if !self.origins.are_own(place).await? {
+            return Ok(Vec::new());
+        }
+        let list = self.shelf.store.referrers(place.repository(), digest);
+        let found = self.shelf.list(list).await?;
+        Ok(found.into_iter().map(|referrer| json!(referrer)).collect())
+    }
+
+    async fn has_manifest(&self, place: &Place, digest: &Digest) -> Result<bool, Failure> {
+        Ok(self.origins.are_own(place).await? && {
+            let look = self.shelf.store.has_manifest(place.repository(), digest);
+            self.shelf.ask(look).await?
+        })
+    }
+}
+
+/// The descriptors of an index, as they are.
+fn named_in(index: &[u8]) -> Vec<Value> {
+    let index: Value = serde_json::from_slice(index).unwrap_or_default();
+    index["manifests"].as_array().cloned().unwrap_or_default()
+}
+
+/// Each once, by digest.
+fn merged(upstream: Vec<Value>, local: Vec<Value>) -> Vec<Value> {
+    let digest = |found: &Value| found["digest"].as_str().unwrap_or_default().to_owned();
+    let all = upstream.into_iter().chain(local).map(|found| (digest(&found), found));
+    all.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 impl Listed {
@@ -169,6 +230,27 @@ fn tag_list(name: &RepositoryName, tags: &[Tag]) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Audience;
+    use hydrant_flight::Flights;
+    use hydrant_store::Store;
+    use tokio_util::task::TaskTracker;
+
+    #[tokio::test]
+    async fn too_many_walks_are_turned_away() {
+        let (store, tasks, spool) = (Store::in_memory(), TaskTracker::new(), tempfile::tempdir());
+        let flights =
+            Flights::new(store.clone(), spool.unwrap().path().into(), 1 << 20, None).unwrap();
+        let shelf = Shelf::new(store);
+        let asking = Arc::new(Asking::new(1, flights, &tasks));
+        let lists = Lists::new(shelf.clone(), asking, Arc::new(Origins::new(shelf)));
+        let page = Page { n: 1, last: None };
+        let under_way: Vec<_> = (0..WALKS).map(|_| lists.walks.try_acquire().unwrap()).collect();
+        let Err(failure) = lists.catalog(&Table::empty(), &page).await else { panic!("one more") };
+        let said = failure.said(Audience::Direct);
+        assert!(said.status == 503 && said.retry_after.is_some(), "{said:?}");
+        drop(under_way);
+        assert!(lists.catalog(&Table::empty(), &page).await.is_ok());
+    }
 
     fn listed(names: &[&str], more: bool) -> Listed {
         Listed { names: names.iter().map(|name| name.parse().unwrap()).collect(), more }

@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout};
 
 /// Longest wait for a look-up, or for the first byte of a blob.
 const BUDGET: Duration = Duration::from_secs(3);
+/// Longest wait for a list that many objects are read for.
+const LIST_BUDGET: Duration = Duration::from_secs(10);
 /// Failures in a row, without a success between them, after which storage counts as away.
 const FAILURES: u32 = 3;
 /// How long it is then not asked.
@@ -61,6 +63,19 @@ impl Shelf {
     }
 }
 
+impl Shelf {
+    /// The same for a list of whatever length. That one takes long says nothing of storage.
+    pub async fn list<T>(
+        &self,
+        list: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Failure> {
+        if let Some(failure) = self.health.away() {
+            return Err(failure);
+        }
+        timeout(LIST_BUDGET, list).await.map_err(|_| Failure::SlowStorage)?.map_err(Failure::from)
+    }
+}
+
 impl Health {
     fn away(&self) -> Option<Failure> {
         if self.failures.load(Ordering::Relaxed) < FAILURES {
@@ -83,6 +98,18 @@ impl Health {
 mod tests {
     use super::*;
     use std::future::pending;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_given_up_and_harms_nobody() {
+        let shelf = Shelf::new(Store::in_memory());
+        let began = Instant::now();
+        for _ in 0..FAILURES {
+            let endless = shelf.list(pending::<Result<(), StoreError>>()).await;
+            assert!(matches!(endless, Err(Failure::SlowStorage)));
+        }
+        assert_eq!(began.elapsed(), FAILURES * LIST_BUDGET);
+        assert!(shelf.ask(async { Ok(()) }).await.is_ok());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn storage_that_keeps_silent_is_left_alone_for_a_while() {

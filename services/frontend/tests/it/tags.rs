@@ -4,7 +4,7 @@ use crate::lab::{Lab, SOON, assert_manifest, header, reference};
 use futures::StreamExt;
 use hydrant_proto::{Event, EventKind};
 use hydrant_store::{Frozen, Owner, Steering, Writer};
-use hydrant_testkit::{Fault, ImageBuilder, NatsServer, until};
+use hydrant_testkit::{Fault, Image, ImageBuilder, NatsServer, until};
 use jiff::{SignedDuration, Timestamp};
 use std::{
     pin::pin,
@@ -312,6 +312,21 @@ async fn tags_of_upstream_and_cache_are_listed_together() {
 }
 
 #[tokio::test]
+async fn a_record_from_the_future_does_not_pin_its_tag() {
+    let lab = Lab::start().await;
+    let (old, new) = (ImageBuilder::new(1).build(), ImageBuilder::new(2).build());
+    lab.upstream.insert(&new, "app", "1");
+    lab.hydrate(&old, "lab/app", "1").await;
+    let name = "lab/app".parse().unwrap();
+    let ahead = Timestamp::now() + Duration::from_secs(3600);
+    lab.point(&name, "1", &old, Owner::Cache, ahead).await;
+    for _ in 0..2 {
+        let (headers, _) = lab.pull("lab/app/manifests/1").await;
+        assert_eq!(header(&headers, "docker-content-digest"), new.digest.to_string());
+    }
+}
+
+#[tokio::test]
 async fn a_list_of_nothing_known_is_no_empty_list() {
     let lab = Lab::start().await;
     let image = ImageBuilder::new(1).build();
@@ -360,4 +375,33 @@ async fn catalog_and_referrers_tell_what_is_local() {
     assert_eq!(header(&headers, "content-type"), "application/vnd.oci.image.index.v1+json");
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["manifests"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn referrers_are_the_upstreams_and_the_local_ones_and_stale_without_it() {
+    let lab = Lab::start().await;
+    let (image, signature) = (ImageBuilder::new(1).build(), ImageBuilder::new(2).build());
+    lab.hydrate(&image, "lab/app", "1").await;
+    let path = |digest: &hydrant_proto::Digest| format!("lab/app/referrers/{digest}");
+    let told = async |digest| {
+        let (headers, body) = lab.pull(&path(digest)).await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        (body["manifests"].clone(), header(&headers, "warning").to_owned())
+    };
+    let index = Image::index(vec![signature.clone()]);
+    let stands_in = |digest: &hydrant_proto::Digest| digest.to_string().replace(':', "-");
+    lab.upstream.insert(&index, "app", &stands_in(&signature.digest));
+    let (found, warning) = told(&signature.digest).await;
+    assert_eq!(found[0]["digest"], signature.digest.to_string());
+    assert_eq!((found.as_array().unwrap().len(), warning.as_str()), (1, ""));
+    lab.upstream.forget_requests();
+    told(&signature.digest).await;
+    assert!(lab.upstream.requests().is_empty(), "an answer is good for a moment");
+
+    lab.upstream.stop().await;
+    let (found, warning) = told(&image.digest).await;
+    assert_eq!((found, warning.as_str()), (serde_json::json!([]), "110 - \"Response is Stale\""));
+    // Of what is not here either nothing can be said.
+    let (status, _) = lab.refusal(&path(&ImageBuilder::new(3).build().digest)).await;
+    assert!(matches!(status, 502 | 503), "{status}");
 }
