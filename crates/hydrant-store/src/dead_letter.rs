@@ -1,16 +1,19 @@
 //! Dead letters: what was given up, and why, until somebody retries or drops it.
 
 use crate::{Store, error::StoreError, key, key::Key, object::Stored};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use hydrant_proto::{Digest, Event, FailureClass, HydrationRequested, JobId, state::JobState};
 use hydrant_telemetry::metrics;
 use jiff::Timestamp;
-use object_store::PutMode;
+use object_store::{ObjectMeta, PutMode};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 /// Most bytes of a malformed message that are kept.
 pub const MAX_KEPT_BYTES: usize = 4 * 1024;
+
+/// Letters of a page read at once.
+const READ_AHEAD: usize = 16;
 
 /// The identity of a dead letter: a function of what was given up, so that giving it up twice
 /// makes one letter.
@@ -144,6 +147,65 @@ impl DeadLetter {
     }
 }
 
+/// A place in the list of letters, which stays one when the letter is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterMark {
+    /// When it was written, in milliseconds, by the store's clock.
+    written: i64,
+    id: DeadLetterId,
+}
+
+/// The text is no place in a list of letters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no place in the list of dead letters")]
+pub struct InvalidDeadLetterMark;
+
+/// A page of letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterPage {
+    pub items: Vec<DeadLetter>,
+    /// All there are, listed or not.
+    pub total: usize,
+    /// Where the next page begins, if there is one.
+    pub next: Option<DeadLetterMark>,
+}
+
+impl DeadLetterMark {
+    fn of(meta: &ObjectMeta) -> Option<Self> {
+        let id = meta.location.filename()?.strip_suffix(".json")?.parse().ok()?;
+        Some(Self { written: meta.last_modified.timestamp_millis(), id })
+    }
+}
+
+/// The newest first.
+impl Ord for DeadLetterMark {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.written.cmp(&self.written).then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+impl PartialOrd for DeadLetterMark {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl FromStr for DeadLetterMark {
+    type Err = InvalidDeadLetterMark;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDeadLetterMark> {
+        let (written, id) = text.split_once('.').ok_or(InvalidDeadLetterMark)?;
+        let written = written.parse().map_err(|_| InvalidDeadLetterMark)?;
+        Ok(Self { written, id: id.parse().map_err(|_| InvalidDeadLetterMark)? })
+    }
+}
+
+impl fmt::Display for DeadLetterMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.written, self.id)
+    }
+}
+
 impl Store {
     /// Keeps a letter; a later one of the same id replaces it.
     pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
@@ -159,12 +221,28 @@ impl Store {
         Ok(stored.and_then(Stored::readable).map(|(letter, _)| letter))
     }
 
-    /// All letters, newest first.
-    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
-        let records = self.records(key::dead_letters(), None);
-        let mut letters: Vec<DeadLetter> = records.try_collect().await?;
-        letters.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| a.id.cmp(&b.id)));
-        Ok(letters)
+    /// At most `n` letters after `after`, the newest first. All keys are listed, and only the letters
+    /// of the page are read; one that cannot be is left out.
+    pub async fn dead_letters(
+        &self,
+        after: Option<&DeadLetterMark>,
+        n: usize,
+    ) -> Result<DeadLetterPage, StoreError> {
+        let listed = self.list_all(self.below(&key::dead_letters()));
+        let mut marks: Vec<_> =
+            listed.map_ok(|meta| DeadLetterMark::of(&meta)).try_collect().await?;
+        let total = marks.len();
+        marks.retain(|mark| {
+            mark.as_ref().is_some_and(|mark| after.is_none_or(|after| mark > after))
+        });
+        marks.sort_unstable();
+        let more = marks.len() > n;
+        marks.truncate(n);
+        let next = marks.last().cloned().flatten().filter(|_| more);
+        let reads = marks.into_iter().flatten();
+        let reads = reads.map(|mark| async move { self.dead_letter(&mark.id).await });
+        let letters: Vec<_> = stream::iter(reads).buffered(READ_AHEAD).try_collect().await?;
+        Ok(DeadLetterPage { items: letters.into_iter().flatten().collect(), total, next })
     }
 
     /// Drops a letter; one that is not there is no failure.
@@ -185,6 +263,37 @@ mod tests {
         assert_eq!(a.as_str().parse(), Ok(a));
         for bad in ["", "job-", "job-../x", "other-0123456789abcdef0123456789abcdef"] {
             assert_eq!(bad.parse::<DeadLetterId>(), Err(InvalidDeadLetterId), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_reads_its_own_letters_and_the_next_goes_on_whatever_was_dropped() {
+        let store = Store::in_memory();
+        let letter = |n: u32| DeadLetter {
+            id: DeadLetterId::of_delivery("ci", &n.to_string()),
+            given_up: GivenUp::malformed("x", b"y"),
+            class: None,
+            reason: n.to_string(),
+            attempts: 1,
+            at: Timestamp::UNIX_EPOCH,
+        };
+        for n in 0..25 {
+            store.put_dead_letter(&letter(n)).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let (mut after, mut seen) = (None, Vec::new());
+        loop {
+            let page = store.dead_letters(after.as_ref(), 10).await.unwrap();
+            for letter in &page.items {
+                store.delete_dead_letter(&letter.id).await.unwrap();
+            }
+            seen.extend(page.items.into_iter().map(|letter| letter.reason));
+            let Some(next) = page.next else { break };
+            after = Some(next.to_string().parse().unwrap());
+        }
+        assert_eq!(seen, (0..25).rev().map(|n| n.to_string()).collect::<Vec<_>>());
+        for bad in ["", "1", "x.job-0123456789abcdef0123456789abcdef", "1.job-x"] {
+            assert_eq!(bad.parse::<DeadLetterMark>(), Err(InvalidDeadLetterMark), "{bad}");
         }
     }
 }

@@ -55,7 +55,10 @@ pub use blob::BlobRead;
 pub use cas::Version;
 pub use closure::Durability;
 pub use completion::CompletionRecord;
-pub use dead_letter::{DeadLetter, DeadLetterId, GivenUp, InvalidDeadLetterId};
+pub use dead_letter::{
+    DeadLetter, DeadLetterId, DeadLetterMark, DeadLetterPage, GivenUp, InvalidDeadLetterId,
+    InvalidDeadLetterMark,
+};
 pub use error::{Cause, Retry, StoreError};
 pub use lasting::LeftSpool;
 pub use left_upload::{LeftUpload, Standing};

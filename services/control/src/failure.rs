@@ -112,7 +112,7 @@ impl Failure {
         }
     }
 
-    fn told(self) -> Vec<Told> {
+    pub fn told(self) -> Vec<Told> {
         let one =
             |field: &str, message: String, remedy: &str| vec![Told::new(field, message, remedy)];
         match self {

@@ -60,6 +60,8 @@ pub(crate) fn routes() -> Vec<Route> {
         (Method::POST, "/tags/unfreeze", post(tags::unfreeze)),
         (Method::POST, "/tags/rollback", post(tags::rollback)),
         (Method::GET, "/dead-letters", get(dead_letters::list)),
+        (Method::POST, "/dead-letters/drop", post(dead_letters::drop_many)),
+        (Method::POST, "/dead-letters/retry", post(dead_letters::retry_many)),
         (Method::GET, "/dead-letters/{id}", get(dead_letters::get)),
         (Method::DELETE, "/dead-letters/{id}", delete(dead_letters::drop)),
         (Method::POST, "/dead-letters/{id}/retry", post(dead_letters::retry)),

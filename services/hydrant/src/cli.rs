@@ -404,6 +404,9 @@ pub struct DeadLetter {
 pub enum DeadLetterAction {
     /// List what was given up, the newest first
     List {
+        /// Most letters to list
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        limit: usize,
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
         #[command(flatten)]
@@ -418,11 +421,20 @@ pub enum DeadLetterAction {
 #[derive(Args, Debug)]
 pub struct Letters {
     /// Ids, as `list` shows them
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "rule", "class"])]
     pub ids: Vec<String>,
     /// All of them
-    #[arg(long, conflicts_with = "ids")]
+    #[arg(long, conflicts_with_all = ["ids", "rule", "class"], requires = "yes")]
     pub all: bool,
+    /// Those of one rule
+    #[arg(long, value_name = "NAME", conflicts_with = "ids", requires = "yes")]
+    pub rule: Option<String>,
+    /// Those of one class, such as `unknown`
+    #[arg(long, conflicts_with = "ids", requires = "yes")]
+    pub class: Option<String>,
+    /// Many at once are meant
+    #[arg(long, conflicts_with = "ids")]
+    pub yes: bool,
     #[command(flatten)]
     pub server: Server,
 }

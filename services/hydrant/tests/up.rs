@@ -284,5 +284,7 @@ async fn a_waiting_hydrate_ends_well_only_when_the_image_is_local() {
     let (_, text) = up.client(&["events", "--since=1h"]);
     assert!(text.contains("image.hydrated") && text.contains("hydration.deadlettered"), "{text}");
     let (code, text) = up.client(&["dead-letter", "retry", "--all"]);
-    assert!(code == Some(0) && text.contains("tried again: job-"), "{text}");
+    assert!(code == Some(2) && text.contains("--yes"), "{text}");
+    let (code, text) = up.client(&["dead-letter", "retry", "--class=unknown", "--yes"]);
+    assert!(code == Some(0) && text.contains("tried again: 1"), "{text}");
 }

@@ -152,9 +152,13 @@ pub async fn dead_letters_are_kept_until_dropped(bench: &Bench) {
     for letter in [&job, &malformed, &job] {
         store.put_dead_letter(letter).await.unwrap();
     }
-    assert_eq!(store.dead_letters().await.unwrap(), [malformed.clone(), job.clone()]);
+    // By when they were written, which not every store tells exactly.
+    let page = store.dead_letters(None, 9).await.unwrap();
+    assert_eq!((page.total, page.next), (2, None));
+    assert!(page.items.contains(&job) && page.items.contains(&malformed));
+    assert_eq!(store.dead_letters(None, 1).await.unwrap().items.len(), 1);
     assert_eq!(store.dead_letter(&job.id).await.unwrap(), Some(job.clone()));
     store.delete_dead_letter(&job.id).await.unwrap();
     store.delete_dead_letter(&job.id).await.unwrap();
-    assert_eq!(store.dead_letters().await.unwrap(), [malformed]);
+    assert_eq!(store.dead_letters(None, 9).await.unwrap().items, [malformed]);
 }

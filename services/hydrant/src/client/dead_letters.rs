@@ -9,11 +9,13 @@ use crate::cli::{DeadLetterAction, Letters};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// Letters of one page.
+const PAGE: usize = 1_000;
+
 pub async fn run(action: DeadLetterAction) -> Result<(), Failure> {
     match action {
-        DeadLetterAction::List { output, server } => {
-            let found = list(&Api::new(server)?).await?;
-            let value = Value::Array(found.items);
+        DeadLetterAction::List { limit, output, server } => {
+            let value = Value::Array(list(&Api::new(server)?, limit).await?);
             let value = match output {
                 crate::cli::Output::Toml => serde_json::json!({ "dead_letter": value }),
                 _ => value,
@@ -21,15 +23,23 @@ pub async fn run(action: DeadLetterAction) -> Result<(), Failure> {
             output::print(output, &value, || rows(value.as_array().map_or(&[], Vec::as_slice)))
         }
         DeadLetterAction::Retry(letters) => {
-            for_each(letters, async |api, id| {
+            let api = Api::new(letters.server.clone())?;
+            if letters.ids.is_empty() {
+                return many(&api, &letters, "retry", "tried again").await;
+            }
+            for_each(letters.ids, "tried again", async |id| {
                 let path = format!("/dead-letters/{}/retry", encoded(id));
-                api.post::<Value>(&path, &Value::Null).await.map(|_| "tried again")
+                api.post::<Value>(&path, &Value::Null).await.map(drop)
             })
             .await
         }
         DeadLetterAction::Drop(letters) => {
-            for_each(letters, async |api, id| {
-                api.delete(&format!("/dead-letters/{}", encoded(id))).await.map(|()| "dropped")
+            let api = Api::new(letters.server.clone())?;
+            if letters.ids.is_empty() {
+                return many(&api, &letters, "drop", "dropped").await;
+            }
+            for_each(letters.ids, "dropped", async |id| {
+                api.delete(&format!("/dead-letters/{}", encoded(id))).await
             })
             .await
         }
@@ -37,32 +47,83 @@ pub async fn run(action: DeadLetterAction) -> Result<(), Failure> {
 }
 
 #[derive(Deserialize)]
-struct Items {
+struct Page {
     items: Vec<Value>,
+    #[serde(default)]
+    next: Option<String>,
 }
 
-async fn list(api: &Api) -> Result<Items, Failure> {
-    api.get("/dead-letters?limit=1000").await
+/// How far a request about many has come.
+#[derive(Deserialize)]
+struct Progress {
+    done: usize,
+    failed: Vec<Failed>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    id: String,
+    message: String,
+}
+
+async fn list(api: &Api, limit: usize) -> Result<Vec<Value>, Failure> {
+    let (mut items, mut next) = (Vec::new(), Some(String::new()));
+    while let Some(after) = next.filter(|_| items.len() < limit) {
+        let after = if after.is_empty() { after } else { format!("&after={}", encoded(&after)) };
+        let page = format!("/dead-letters?limit={}{after}", PAGE.min(limit - items.len()));
+        let page: Page = api.get(&page).await?;
+        items.extend(page.items);
+        next = page.next;
+    }
+    Ok(items)
+}
+
+/// Does `action` to those of a rule or class, or all, and tells how far that is.
+async fn many(api: &Api, letters: &Letters, action: &str, done: &str) -> Result<(), Failure> {
+    let Letters { rule, class, all, yes, .. } = letters;
+    let mut body = serde_json::json!({ "all": all, "confirm": yes });
+    for (name, value) in [("rule", rule), ("class", class)] {
+        if let Some(value) = value {
+            body[name] = value.clone().into();
+        }
+    }
+    let (mut count, mut failed) = (0, Vec::new());
+    loop {
+        let path = format!("/dead-letters/{action}");
+        let progress: Progress = api.post(&path, &body).await?;
+        count += progress.done;
+        failed
+            .extend(progress.failed.into_iter().map(|one| format!("{}: {}", one.id, one.message)));
+        output::line(&format!("{done}: {count}\n"))?;
+        match progress.next {
+            Some(next) => body["after"] = next.into(),
+            None => return outcome(&failed),
+        }
+    }
 }
 
 /// Does `action` to each letter; one that fails does not keep the others from it.
 async fn for_each(
-    letters: Letters,
-    action: impl AsyncFn(&Api, &str) -> Result<&'static str, Failure>,
+    ids: Vec<String>,
+    done: &str,
+    action: impl AsyncFn(&str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let api = Api::new(letters.server)?;
-    let ids = match letters.all {
-        true => list(&api).await?.items.iter().map(|letter| text(&letter["id"])).collect(),
-        false => letters.ids,
-    };
     let mut failed = Vec::new();
     for id in ids {
-        match action(&api, &id).await {
-            Ok(done) => output::line(&format!("{done}: {id}\n"))?,
+        match action(&id).await {
+            Ok(()) => output::line(&format!("{done}: {id}\n"))?,
             Err(failure) => failed.push(format!("{id}: {failure}")),
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(Failure::Failed(failed.join("\n       "))) }
+    outcome(&failed)
+}
+
+fn outcome(failed: &[String]) -> Result<(), Failure> {
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Failed(failed.join("\n       "))),
+    }
 }
 
 fn rows(items: &[Value]) -> Vec<Vec<String>> {
