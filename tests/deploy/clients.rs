@@ -228,6 +228,11 @@ async fn files_of_others_are_kept_and_authorities_are_laid_where_clients_look() 
     let buildkit = fs::read_to_string(path("etc/buildkit/buildkitd.toml")).unwrap();
     assert!(buildkit.contains("mirrors = [\"hydrant.test:8443\"]"), "{buildkit}");
     assert!(path("etc/containers/certs.d/hydrant.test:8443/ca.crt").is_file());
+    let before = fs::read(path("etc/docker/daemon.json")).unwrap();
+    let hubless = call("docker", &["--upstream", "ghcr.io"]).await;
+    assert_eq!(hubless.status.code(), Some(2));
+    assert!(hubless.stderr.contains("Docker Hub only"), "{}", hubless.stderr);
+    assert_eq!(fs::read(path("etc/docker/daemon.json")).unwrap(), before);
     let wrong = call("podman", &["--upstream", "lab:5000=http://lab:5000"]).await;
     assert_eq!(wrong.status.code(), Some(2), "{}", wrong.stderr);
 }

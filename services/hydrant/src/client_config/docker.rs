@@ -1,4 +1,5 @@
-//! Docker: a mirror of Docker Hub in `daemon.json`, beside what stands there.
+//! Docker: a mirror of Docker Hub in `daemon.json`, beside what stands there. It has mirrors of nothing
+//! else.
 
 use super::{
     ConfigError, Plan,
@@ -9,10 +10,14 @@ use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 
 const FILE: &str = "/etc/docker/daemon.json";
+const DOCKER_HUB: &str = "docker.io";
 
 pub fn plan(mirror: &Mirror, root: &Path) -> Result<Plan, ConfigError> {
-    let others = mirror.upstreams.iter().filter(|upstream| upstream.name != "docker.io");
-    let others: Vec<_> = others.map(|upstream| upstream.name.as_str()).collect();
+    let names = mirror.upstreams.iter().map(|upstream| upstream.name.as_str());
+    let (hub, others): (Vec<_>, Vec<_>) = names.partition(|name| *name == DOCKER_HUB);
+    if hub.is_empty() {
+        return Err(ConfigError::Usage(only_docker_hub(mirror, &others)));
+    }
     let mut settings = present(&below(root, Path::new(FILE)))?;
     add(&mut settings, "registry-mirrors", &mirror.url);
     if mirror.security == Security::Plain && !others.is_empty() {
@@ -36,6 +41,22 @@ pub fn plan(mirror: &Mirror, root: &Path) -> Result<Plan, ConfigError> {
         ));
     }
     Ok(Plan { documents, notes })
+}
+
+fn only_docker_hub(mirror: &Mirror, others: &[&str]) -> String {
+    let plain = match mirror.security {
+        Security::Plain => {
+            format!(" (with \"insecure-registries\": [{:?}] in {FILE})", mirror.host)
+        }
+        Security::Tls | Security::Authority { .. } => String::new(),
+    };
+    format!(
+        "Docker can mirror Docker Hub only, and --upstream names {}; add --upstream {DOCKER_HUB} to \
+         mirror that, and pull from the others by hydrant's own name, such as \
+         {}/DOWNSTREAM/IMAGE{plain}",
+        others.join(", "),
+        mirror.host,
+    )
 }
 
 /// What is configured already.
@@ -67,6 +88,11 @@ mod tests {
     use super::*;
 
     fn settings(registry: &str, upstreams: &[&str]) -> Value {
+        let plan = planned(registry, upstreams).unwrap();
+        serde_json::from_str(&plan.documents[0].text).unwrap()
+    }
+
+    fn planned(registry: &str, upstreams: &[&str]) -> Result<Plan, ConfigError> {
         let mirror = Mirror {
             url: registry.to_owned(),
             host: registry.split_once("://").unwrap().1.to_owned(),
@@ -74,8 +100,21 @@ mod tests {
             upstreams: upstreams.iter().map(|upstream| upstream.parse().unwrap()).collect(),
         };
         let root = tempfile::tempdir().unwrap();
-        let plan = plan(&mirror, root.path()).unwrap();
-        serde_json::from_str(&plan.documents[0].text).unwrap()
+        plan(&mirror, root.path())
+    }
+
+    #[test]
+    fn registries_that_docker_cannot_mirror_are_no_mirror_of_docker_hub() {
+        for (registry, remedy) in [
+            ("https://hydrant.test", "such as hydrant.test/DOWNSTREAM/IMAGE"),
+            ("http://10.0.0.7:5000", "\"insecure-registries\": [\"10.0.0.7:5000\"]"),
+        ] {
+            let refused = planned(registry, &["ghcr.io", "quay.io"]).unwrap_err();
+            assert!(matches!(refused, ConfigError::Usage(_)));
+            for told in ["Docker Hub only", "ghcr.io, quay.io", "--upstream docker.io", remedy] {
+                assert!(refused.to_string().contains(told), "{refused}");
+            }
+        }
     }
 
     #[test]
