@@ -9,9 +9,12 @@ import type * as series from "@grafana/schema/dist/esm/raw/composable/timeseries
 type Json<T> = T extends string ? `${T}` : T extends (infer U)[] ? Json<U>[]
   : T extends object ? { [K in keyof T]: Json<T[K]> } : T;
 type Query = Json<DataQuery> & { expr: string; legendFormat: string };
+// Nothing but colours, so that a series looks the same on every panel.
+type Colour = { matcher: { id: "byName" | "byRegexp"; options: string };
+  properties: [{ id: "color"; value: { mode: "fixed"; fixedColor: string } }] };
 type Kind<Name, Options, Field> = Omit<Json<Panel>, "type" | "options" | "fieldConfig" | "targets"> & {
   type: Name; options: Json<Partial<Options>>; targets: Query[];
-  fieldConfig: { overrides: []; defaults: Omit<Json<FieldConfig>, "custom"> & { custom?: Json<Partial<Field>> } };
+  fieldConfig: { overrides: Colour[]; defaults: Omit<Json<FieldConfig>, "custom"> & { custom?: Json<Partial<Field>> } };
 };
 type Any = Kind<"stat", stat.Options, {}> | Kind<"timeseries", series.Options, series.FieldConfig>
   | Kind<"state-timeline", timeline.Options, timeline.FieldConfig>;
