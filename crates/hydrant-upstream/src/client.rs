@@ -28,11 +28,7 @@ use http::{
 use hydrant_egress::{Egress, Policy};
 use hydrant_proto::{Digest, Manifest, Reference, RepositoryName, Via};
 use hydrant_rules::{Credential, Upstream};
-use hydrant_telemetry::{
-    metrics,
-    metrics::{RequestKind, SpareReason},
-    spans::Server,
-};
+use hydrant_telemetry::{metrics::RequestKind, spans::Server};
 use moka::future::Cache;
 use std::{
     sync::{Arc, atomic::AtomicU32},
@@ -123,6 +119,13 @@ impl Client {
         self.exchange.permits.waiting()
     }
 
+    /// Whether what failed may be asked once more now; it is paid for when the answer is yes. For
+    /// who repeats on another schedule than that of a single call.
+    pub fn may_repeat(&self) -> bool {
+        let guard = self.guard();
+        guard.retries().take(guard.sharers())
+    }
+
     /// All that protects the upstream.
     pub fn guard(&self) -> &Guard {
         &self.exchange.guard
@@ -154,17 +157,27 @@ impl Client {
         self.expected(&ask, reference).head(reply.response.headers())
     }
 
-    /// A manifest, verified. Calls for the same one at the same time share one request.
+    /// A manifest, verified. Calls for the same one at the same time share one request, which is a
+    /// client's as soon as one of them is.
     pub async fn manifest(
         &self,
         repository: &RepositoryName,
         reference: &Reference,
-        priority: Priority,
+        urgency: impl Into<Urgency>,
     ) -> Result<FetchedManifest, UpstreamError> {
-        let named = manifest_named(repository, reference);
-        self.worth_asking(&named, priority).await?;
-        let fetch = self.fetch_manifest(repository, reference, priority);
-        let fetched = self.manifests.join((repository.clone(), reference.clone()), fetch).await;
+        let (named, urgency) = (manifest_named(repository, reference), urgency.into());
+        self.worth_asking(&named, urgency.now()).await?;
+        let fetched = loop {
+            let key = (repository.clone(), reference.clone());
+            let fetch = |urgency| self.fetch_manifest(repository, reference, urgency);
+            let fetched = self.manifests.join(key, &urgency, fetch).await;
+            if !fetched.as_ref().is_err_and(|failure| is_reserved(&failure.error))
+                || urgency.now() == Priority::Background
+            {
+                break fetched;
+            }
+            // What was kept from the background was kept for this.
+        };
         let fetched = self.remember(named, fetched).await.map_err(|failure| failure.error)?;
         self.expect_parts(repository, &fetched.bytes).await;
         Ok(fetched)
@@ -247,7 +260,9 @@ impl Client {
         if let Some(last) = last {
             ask.url.query_pairs_mut().append_pair("last", last);
         }
-        let reply = self.call((repository.clone(), Wanted::List), &ask).await?;
+        let named = (repository.clone(), Wanted::List);
+        ask.named = Some(named.clone());
+        let reply = self.call(named, &ask).await?;
         listing::tags(reply, self.name(), &ask.what).await
     }
 
@@ -296,10 +311,10 @@ impl Client {
         &self,
         repository: &RepositoryName,
         reference: &Reference,
-        priority: Priority,
+        urgency: Urgency,
     ) -> Result<FetchedManifest, Failure> {
         let (method, kind) = (Method::GET, RequestKind::Manifest);
-        let ask = self.manifest_ask(repository, reference, method, kind, priority);
+        let ask = self.manifest_ask(repository, reference, method, kind, urgency);
         let reply: Reply = self.exchange.call(&ask).await?;
         let read = self.expected(&ask, reference).read(reply).await;
         read.map_err(|error| Failure { error, blame: Blame::Answered })
@@ -323,24 +338,18 @@ impl Client {
         }
         let guard = self.guard();
         let admitted = guard.strangers().admit(named, guard.sharers()).await;
-        admitted.map_err(|retry_after| {
-            metrics().upstreams.spared(self.name(), SpareReason::UnknownNames);
-            UpstreamError::TooManyUnknown { upstream: self.name().to_owned(), retry_after }
-        })
+        admitted.map_err(|retry_after| self.exchange.too_many_unknown(retry_after).error)
     }
 
     async fn remember<T>(&self, named: Named, result: Result<T, Failure>) -> Result<T, Failure> {
-        let (guard, sharers) = (self.guard(), self.guard().sharers());
         match result.as_ref().map_err(|failure| &failure.error) {
             Ok(_) => {
                 self.unknown.invalidate(&named).await;
-                guard.strangers().found(named).await;
+                self.guard().strangers().found(named).await;
             }
             Err(error @ UpstreamError::Unknown { .. }) => {
-                guard.strangers().missed(&named, sharers).await;
                 self.unknown.insert(named, error.clone()).await;
             }
-            Err(UpstreamError::Denied { .. }) => guard.strangers().denied(&named, sharers).await,
             Err(_) => {}
         }
         result
@@ -366,9 +375,10 @@ impl Client {
         reference: &Reference,
         method: Method,
         kind: RequestKind,
-        priority: Priority,
+        urgency: impl Into<Urgency>,
     ) -> Ask {
-        let mut ask = self.ask(kind, repository, &format!("manifests/{reference}"), priority);
+        let mut ask = self.ask(kind, repository, &format!("manifests/{reference}"), urgency);
+        ask.named = Some(manifest_named(repository, reference));
         let separator = if reference.tag().is_some() { ':' } else { '@' };
         ask.what = format!("manifest {repository}{separator}{reference}");
         ask.method = method;
@@ -379,6 +389,7 @@ impl Client {
     fn blob_ask(&self, repository: &RepositoryName, digest: &Digest, urgency: Urgency) -> Ask {
         let mut ask = self.ask(RequestKind::Blob, repository, &format!("blobs/{digest}"), urgency);
         ask.what = format!("blob {digest} of {repository}");
+        ask.named = Some(blob_named(repository, digest));
         ask.headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         ask
     }
@@ -393,6 +404,7 @@ impl Client {
         Ask {
             kind,
             what: String::new(),
+            named: None,
             method: Method::GET,
             url: v2(&self.upstream().endpoint, &format!("{repository}/{path}")),
             headers: HeaderMap::new(),
@@ -412,6 +424,10 @@ impl Client {
     fn name(&self) -> &str {
         self.exchange.upstream.name.as_str()
     }
+}
+
+fn is_reserved(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Reserved { .. })
 }
 
 fn manifest_named(repository: &RepositoryName, reference: &Reference) -> Named {

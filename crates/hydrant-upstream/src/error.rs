@@ -20,6 +20,10 @@ pub enum UpstreamError {
     /// The upstream answered 429, or our own queue for it is full.
     #[error("upstream {upstream} is limited for {}s: {detail}", retry_after.as_secs())]
     Limited { upstream: String, retry_after: Duration, detail: String },
+    /// Not asked in the background: what is left of what the upstream allows us is kept for clients.
+    #[error("upstream {upstream} is not asked in the background for {}s: what is left of what it \
+        allows us is kept for clients", retry_after.as_secs())]
+    Reserved { upstream: String, retry_after: Duration },
     /// Not asked: too many names were asked for lately that it does not have, and nobody knows this
     /// one. It may exist.
     #[error("upstream {upstream} is not asked for unknown names for {}s: too many do not exist",
@@ -70,7 +74,9 @@ impl UpstreamError {
             Self::Denied { .. } => FailureClass::Denied,
             Self::Unknown { .. } => FailureClass::Unknown,
             Self::Auth { .. } => FailureClass::UpstreamAuth,
-            Self::Limited { .. } | Self::TooManyUnknown { .. } => FailureClass::UpstreamLimit,
+            Self::Limited { .. } | Self::Reserved { .. } | Self::TooManyUnknown { .. } => {
+                FailureClass::UpstreamLimit
+            }
             Self::Down { .. } | Self::RangeNotHonoured { .. } | Self::Egress { .. } => {
                 FailureClass::UpstreamDown
             }
@@ -92,6 +98,7 @@ impl UpstreamError {
             | Self::Integrity { .. }
             | Self::Egress { .. } => Retry::Later,
             Self::Limited { retry_after, .. }
+            | Self::Reserved { retry_after, .. }
             | Self::BreakerOpen { retry_after, .. }
             | Self::TooManyUnknown { retry_after, .. } => Retry::After(*retry_after),
             Self::RangeNotHonoured { .. } => Retry::FromStart,

@@ -11,7 +11,9 @@ use crate::{
     hosts,
     pace::Pace,
     permits::{Permit, Permits, Priority, QueueFull},
-    quota, retries,
+    quota::{self, Counted},
+    retries,
+    strangers::{Asked, Named},
     urgency::Urgency,
     wire::{Hop, Patience, Wire},
 };
@@ -61,6 +63,8 @@ pub struct Ask {
     pub kind: RequestKind,
     /// What is asked for, for people: `manifest lab/app:1`.
     pub what: String,
+    /// What may turn out not to exist.
+    pub named: Option<Named>,
     pub method: Method,
     pub url: Url,
     /// Without `Authorization`.
@@ -89,6 +93,8 @@ pub struct Reply {
 const MAX_REDIRECTS: usize = 5;
 /// How long to stay away when our own queue is too long.
 const QUEUE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait of the background for answers under way, which all have deadlines.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 impl Exchange {
     /// Makes the call; once more, if it failed in a way that may pass and the retry budget allows.
@@ -119,26 +125,52 @@ impl Exchange {
         if let Some(pause) = breaker.refusal().await {
             return Err(self.not_admitted(pause));
         }
-        self.within_quota(ask)?;
+        if let Some(pause) = self.guard.quota().refusal(ask.kind, ask.urgency.now()) {
+            return Err(self.beyond_quota(ask.urgency.now(), pause));
+        }
         let (permit, _turn) = self.permits(ask, patience).await?;
+        // What it may cost is set aside only now: who waits for a slot keeps nothing from others.
+        let _asked = self.among_unknown(ask, patience).await?;
+        let counted = self.within_quota(ask, patience).await?;
         let pass = breaker.admit().map_err(|pause| self.not_admitted(pause))?;
         // Boxed: the state of some five requests would otherwise sit in every caller's future.
         let patience = patience.until(pass.deadline());
-        let outcome = Box::pin(self.authorised(ask, patience)).await;
+        let outcome = Box::pin(self.authorised(ask, &counted, patience)).await;
+        self.heed_unknown(ask, &outcome).await;
         self.adapt(&pass, &outcome);
         settle(pass, &outcome);
         Ok(Reply { response: outcome?, permit })
     }
 
-    fn within_quota(&self, ask: &Ask) -> Result<(), Failure> {
-        self.guard.quota().admit(ask.kind, ask.urgency.now()).map_err(|retry_after| {
-            let detail = match ask.urgency.now() {
-                Priority::Interactive => "what it allows us is used up",
-                Priority::Background => "what is left of what it allows us is kept for clients",
-            };
-            self.spared(SpareReason::Quota);
-            self.limited(retry_after, detail)
-        })
+    /// Waits for answers under way, if only they can tell whether names may be asked for.
+    async fn among_unknown(&self, ask: &Ask, patience: Patience) -> Result<Asked<'_>, Failure> {
+        let Some(named) = &ask.named else { return Ok(Asked::known(self.guard.strangers())) };
+        let asked = self.guard.strangers().enter(named, self.guard.sharers());
+        match timeout_at(end(ask, patience), asked).await {
+            Ok(asked) => asked.map_err(|retry_after| self.too_many_unknown(retry_after)),
+            Err(_) => Err(self.too_busy()),
+        }
+    }
+
+    /// Waits for answers under way, if only they can tell whether there is something left for this.
+    async fn within_quota(&self, ask: &Ask, patience: Patience) -> Result<Counted<'_>, Failure> {
+        let priority = ask.urgency.now();
+        let counted = self.guard.quota().admit(ask.kind, priority, self.guard.sharers());
+        match timeout_at(end(ask, patience), counted).await {
+            Ok(counted) => counted.map_err(|pause| self.beyond_quota(priority, pause)),
+            Err(_) => Err(self.too_busy()),
+        }
+    }
+
+    /// Who does not have it, or refuses it, lets unknown names pay.
+    async fn heed_unknown<T>(&self, ask: &Ask, outcome: &Result<T, Failure>) {
+        let Some(named) = &ask.named else { return };
+        let (strangers, sharers) = (self.guard.strangers(), self.guard.sharers());
+        match outcome.as_ref().map_err(|failure| &failure.error) {
+            Err(UpstreamError::Unknown { .. }) => strangers.missed(named, sharers).await,
+            Err(UpstreamError::Denied { .. }) => strangers.denied(named, sharers).await,
+            Ok(_) | Err(_) => {}
+        }
     }
 
     /// Background calls wait their turn for as long as it takes; a client does not. A call that
@@ -152,9 +184,8 @@ impl Exchange {
                 () = ask.urgency.raised() => {}
             }
         }
-        let until = patience.until.unwrap_or_else(|| Instant::now() + patience.each);
         let turn = self.turn(Priority::Interactive, ask);
-        within(Some(until), turn).await.ok_or_else(|| self.too_busy())
+        within(Some(end(ask, patience)), turn).await.ok_or_else(|| self.too_busy())
     }
 
     async fn turn(&self, priority: Priority, ask: &Ask) -> Result<(Permit, Permit), QueueFull> {
@@ -189,7 +220,12 @@ impl Exchange {
     }
 
     /// Sends the request with what it is granted; after a 401, once more with a new grant.
-    async fn authorised(&self, ask: &Ask, patience: Patience) -> Result<Response, Failure> {
+    async fn authorised(
+        &self,
+        ask: &Ask,
+        counted: &Counted<'_>,
+        patience: Patience,
+    ) -> Result<Response, Failure> {
         let scope = ask.scope.as_str();
         let trying = ask.method == Method::HEAD && self.auth.may_try();
         let grant = match trying {
@@ -197,7 +233,7 @@ impl Exchange {
             false => self.auth.grant(&self.wire, scope, patience).await?,
         };
         let sent = Instant::now();
-        let (response, url) = self.follow(ask, grant.as_ref(), patience).await?;
+        let (response, url) = self.follow(ask, counted, grant.as_ref(), patience).await?;
         let refused = response.status() == StatusCode::UNAUTHORIZED;
         if !(refused && hosts::is_endpoint(&self.upstream, &url)) {
             if trying && response.status().is_success() {
@@ -207,7 +243,7 @@ impl Exchange {
         }
         let (headers, used) = (response.headers(), grant.as_ref());
         let grant = self.auth.renew(&self.wire, headers, used, sent, scope, patience).await?;
-        let (response, url) = self.follow(ask, Some(&grant), patience).await?;
+        let (response, url) = self.follow(ask, counted, Some(&grant), patience).await?;
         self.judge(ask, response, &url).await
     }
 
@@ -215,17 +251,19 @@ impl Exchange {
     async fn follow(
         &self,
         ask: &Ask,
+        counted: &Counted<'_>,
         grant: Option<&Grant>,
         patience: Patience,
     ) -> Result<(Response, Url), Failure> {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let grant = grant.filter(|_| hosts::is_endpoint(&self.upstream, &url));
+            let sent = counted.sent();
             let response = self.wire.send(self.hop(ask, &url, grant), patience).await?;
             if hosts::is_endpoint(&self.upstream, &url)
                 && let Some(seen) = quota::seen(response.headers(), Timestamp::now())
             {
-                self.guard.quota().observe(ask.kind, seen);
+                counted.told(sent, seen);
             }
             if !is_redirect(response.status()) {
                 return Ok((response, url));
@@ -275,6 +313,26 @@ impl Exchange {
         Failure { error, blame: Blame::Nobody }
     }
 
+    fn beyond_quota(&self, priority: Priority, retry_after: Duration) -> Failure {
+        self.spared(SpareReason::Quota);
+        match priority {
+            Priority::Interactive => self.limited(retry_after, "what it allows us is used up"),
+            Priority::Background => {
+                let upstream = self.wire.upstream.clone();
+                let error = UpstreamError::Reserved { upstream, retry_after };
+                Failure { error, blame: Blame::Nobody }
+            }
+        }
+    }
+
+    /// Not asked, because of the names that did not exist.
+    pub fn too_many_unknown(&self, retry_after: Duration) -> Failure {
+        self.spared(SpareReason::UnknownNames);
+        let upstream = self.wire.upstream.clone();
+        let error = UpstreamError::TooManyUnknown { upstream, retry_after };
+        Failure { error, blame: Blame::Nobody }
+    }
+
     fn too_busy(&self) -> Failure {
         self.spared(SpareReason::Queue);
         self.limited(QUEUE_PAUSE, "all its `concurrency` is in use here")
@@ -289,6 +347,15 @@ impl Exchange {
     fn spared(&self, reason: SpareReason) {
         metrics().upstreams.spared(&self.wire.upstream, reason);
     }
+}
+
+/// Until when a call may wait here: one of the background for as long as it takes.
+fn end(ask: &Ask, patience: Patience) -> Instant {
+    let longest = match ask.urgency.now() {
+        Priority::Interactive => patience.each,
+        Priority::Background => LONGEST_WAIT,
+    };
+    patience.until.unwrap_or_else(|| Instant::now() + longest)
 }
 
 /// What is had by then.

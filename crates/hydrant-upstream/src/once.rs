@@ -1,11 +1,14 @@
 //! One fetch for all who wait for the same thing.
 //!
 //! Whoever comes first fetches; the others wait for its end and take its result, the failure
-//! included. When the first one gives up half-way, the next in line fetches.
+//! included. When the first one gives up half-way, the next in line fetches. The fetch is as urgent as
+//! whoever waits for it wants it most.
 
-use crate::answer::Failure;
+use crate::{answer::Failure, permits::Priority, urgency::Urgency};
 use std::{
     collections::HashMap,
+    convert::Infallible,
+    future::pending,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -68,37 +71,58 @@ impl<T: Clone> Cell<T> {
 
 /// Fetches under way, by key. Nothing is kept once nobody waits.
 #[derive(Debug)]
-pub struct UnderWay<K: Eq + Hash, T>(Mutex<HashMap<K, Weak<Cell<T>>>>);
+pub struct UnderWay<K: Eq + Hash, T>(Mutex<HashMap<K, Weak<Shared<T>>>>);
+
+/// One fetch.
+#[derive(Debug)]
+struct Shared<T> {
+    cell: Cell<T>,
+    urgency: Urgency,
+}
 
 impl<K: Eq + Hash + Clone, T: Clone> UnderWay<K, T> {
     pub fn new() -> Self {
         Self(Mutex::new(HashMap::new()))
     }
 
-    /// Joins the fetch of `key`, or makes it.
-    pub async fn join(
+    /// Joins the fetch of `key`, or makes it, as urgent as it is told and from then on becomes.
+    pub async fn join<F>(
         &self,
         key: K,
-        fetch: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let cell = self.cell(key.clone());
+        urgency: &Urgency,
+        fetch: impl FnOnce(Urgency) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let shared = self.shared(key.clone());
         let _leave = Leave { all: self, key };
-        cell.get(|_| false, fetch).await
+        let raise = async {
+            urgency.raised().await;
+            shared.urgency.raise();
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            biased;
+            never = raise => match never {},
+            fetched = shared.cell.get(|_| false, fetch(shared.urgency.clone())) => fetched,
+        }
     }
 
-    fn cell(&self, key: K) -> Arc<Cell<T>> {
+    fn shared(&self, key: K) -> Arc<Shared<T>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = all.entry(key).or_default();
         slot.upgrade().unwrap_or_else(|| {
-            let cell = Arc::new(Cell::default());
-            *slot = Arc::downgrade(&cell);
-            cell
+            let urgency = Priority::Background.into();
+            let shared = Arc::new(Shared { cell: Cell::default(), urgency });
+            *slot = Arc::downgrade(&shared);
+            shared
         })
     }
 }
 
 /// Takes the key out when its last waiter has left, also when that one is cancelled. It is dropped
-/// before the waiter's own hold of the cell, hence the count of one.
+/// before the waiter's own hold of the fetch, hence the count of one.
 struct Leave<'a, K: Eq + Hash, T> {
     all: &'a UnderWay<K, T>,
     key: K,
@@ -107,7 +131,7 @@ struct Leave<'a, K: Eq + Hash, T> {
 impl<K: Eq + Hash, T> Drop for Leave<'_, K, T> {
     fn drop(&mut self) {
         let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.get(&self.key).is_some_and(|cell| cell.strong_count() <= 1) {
+        if all.get(&self.key).is_some_and(|shared| shared.strong_count() <= 1) {
             all.remove(&self.key);
         }
     }
@@ -130,10 +154,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hundred_callers_make_one_fetch() {
         let (under_way, count) = (UnderWay::new(), AtomicUsize::new(0));
-        let all = join_all((0..100).map(|_| under_way.join("a", counted(&count)))).await;
+        let (client, fetch) = (Priority::Interactive.into(), |_| counted(&count));
+        let all = join_all((0..100).map(|_| under_way.join("a", &client, fetch))).await;
         assert!(all.iter().all(|result| matches!(result, Ok(0))));
         assert!(under_way.0.lock().unwrap().is_empty());
-        assert!(matches!(under_way.join("a", counted(&count)).await, Ok(1)));
+        assert!(matches!(under_way.join("a", &client, fetch).await, Ok(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_joins_makes_the_fetch_urgent() {
+        let under_way = UnderWay::new();
+        let fetch = |urgency: Urgency| async move {
+            urgency.raised().await;
+            Ok(urgency.now())
+        };
+        let (background, client) = (Priority::Background.into(), Priority::Interactive.into());
+        let mut first = Box::pin(under_way.join("a", &background, fetch));
+        assert!(futures::poll!(first.as_mut()).is_pending());
+        let (one, two) = tokio::join!(first, under_way.join("a", &client, fetch));
+        assert_eq!((one.unwrap(), two.unwrap()), (Priority::Interactive, Priority::Interactive));
     }
 
     #[tokio::test(start_paused = true)]

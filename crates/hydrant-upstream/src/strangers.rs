@@ -2,16 +2,19 @@
 //! within it for each repository that is known to exist and for all that are not.
 //!
 //! Whether a name exists is known only after it was asked for, so an answer "unknown" pays, and who
-//! would ask for a name nobody knows is turned away once the budget is overdrawn. Names that were
-//! found before, or that a manifest names, are never turned away and never pay.
+//! would ask for a name nobody knows is turned away once the budget is used up. Until it has come, the
+//! answer counts as if it were to be "unknown": who would overdraw the budget then waits for the answers
+//! under way. Names that were found before, or that a manifest names, are never turned away and never
+//! pay.
 
 use hydrant_proto::{Digest, Reference, RepositoryName};
 use moka::future::Cache;
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// What is asked for in a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,13 +53,28 @@ pub struct Strangers {
     /// The level of each repository that exists.
     repositories: Cache<RepositoryName, Arc<Mutex<Level>>>,
     good: Cache<Named, ()>,
+    /// Tells that an answer has come.
+    answered: Notify,
 }
 
 #[derive(Debug)]
 struct Level {
     spent: f64,
+    /// Calls under way.
+    asked: f64,
     at: Instant,
 }
+
+/// A call for a name, until its answer has been judged.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    strangers: &'a Strangers,
+    /// What it may have to pay from; `None` when the name is known.
+    levels: Option<Levels>,
+}
+
+/// The level of the repository, if it is one that exists.
+type Levels = Option<Arc<Mutex<Level>>>;
 
 impl Strangers {
     pub fn new() -> Self {
@@ -66,10 +84,11 @@ impl Strangers {
             strange: Mutex::new(Level::new(now)),
             repositories: Cache::builder().max_capacity(10_000).time_to_idle(GOOD_FOR).build(),
             good: Cache::builder().max_capacity(MAX_GOOD).time_to_idle(GOOD_FOR).build(),
+            answered: Notify::new(),
         }
     }
 
-    /// Lets a call for this name through, or says how long to stay away. `sharers` processes share
+    /// Whether a call for this name is of use, or how long to stay away. `sharers` processes share
     /// the budget.
     pub async fn admit(&self, named: &Named, sharers: usize) -> Result<(), Duration> {
         if self.good.get(named).await.is_some() {
@@ -84,6 +103,37 @@ impl Strangers {
             Some(wait) => Err(wait.max(Duration::from_secs(1))),
             None => Ok(()),
         }
+    }
+
+    /// Lets a call for this name be sent, as soon as it cannot overdraw the budget whatever becomes of
+    /// those under way; or says how long to stay away.
+    pub async fn enter(&self, named: &Named, sharers: usize) -> Result<Asked<'_>, Duration> {
+        loop {
+            let mut answered = pin!(self.answered.notified());
+            answered.as_mut().enable();
+            self.admit(named, sharers).await?;
+            if self.good.get(named).await.is_some() {
+                return Ok(Asked::known(self));
+            }
+            let own = self.repositories.get(&named.0).await;
+            if self.begin(own.as_deref(), sharers) {
+                return Ok(Asked { strangers: self, levels: Some(own) });
+            }
+            answered.await;
+        }
+    }
+
+    /// Counts a call if there is room for it.
+    fn begin(&self, own: Option<&Mutex<Level>>, sharers: usize) -> bool {
+        let mut all = lock(&self.all);
+        let (level, rate) = own.map_or((&self.strange, STRANGE), |level| (level, ONE));
+        let mut level = lock(level);
+        let has_room = all.has_room(ALL, sharers) && level.has_room(rate, sharers);
+        if has_room {
+            all.asked += 1.0;
+            level.asked += 1.0;
+        }
+        has_room
     }
 
     /// The upstream has it.
@@ -113,13 +163,34 @@ impl Strangers {
     }
 }
 
+impl<'a> Asked<'a> {
+    /// Of something that is no name.
+    pub fn known(strangers: &'a Strangers) -> Self {
+        Self { strangers, levels: None }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let Some(own) = &self.levels else { return };
+        lock(&self.strangers.all).asked -= 1.0;
+        lock(own.as_deref().unwrap_or(&self.strangers.strange)).asked -= 1.0;
+        self.strangers.answered.notify_waiters();
+    }
+}
+
 fn lock(level: &Mutex<Level>) -> MutexGuard<'_, Level> {
     level.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Level {
     fn new(now: Instant) -> Self {
-        Self { spent: 0.0, at: now }
+        Self { spent: 0.0, asked: 0.0, at: now }
+    }
+
+    /// Whether one more call cannot overdraw it. One may be under way in any case.
+    fn has_room(&self, rate: Rate, sharers: usize) -> bool {
+        self.asked < 1.0 || self.spent + self.asked + 1.0 <= rate.share(sharers).burst
     }
 
     /// How long until something may be spent again, if nothing may be now.
@@ -152,6 +223,8 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::future::join_all;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn tag(repository: &str, tag: &str) -> Named {
         (repository.parse().unwrap(), Wanted::Manifest(tag.parse().unwrap()))
@@ -186,6 +259,48 @@ mod tests {
         assert_eq!(asked(&strangers, random(10_000), 1).await, 100);
         let shared = Strangers::new();
         assert_eq!(asked(&shared, random(10_000), 4).await, 25);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_asked_for_at_once_cost_no_more_than_one_after_the_other() {
+        let strangers = Strangers::new();
+        let asked = AtomicUsize::new(0);
+        let ask = |name: Named| {
+            let (strangers, asked) = (&strangers, &asked);
+            async move {
+                let call = strangers.enter(&name, 1).await?;
+                asked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                strangers.missed(&name, 1).await;
+                drop(call);
+                Ok::<_, Duration>(())
+            }
+        };
+        let told = join_all(random(10_000).map(ask)).await;
+        assert_eq!(
+            (asked.into_inner(), told.iter().filter(|told| told.is_ok()).count()),
+            (100, 100)
+        );
+        assert_eq!(lock(&strangers.all).asked, 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_names_that_exist_wait_for_each_other_and_are_not_turned_away() {
+        let strangers = Strangers::new();
+        let ask = |n: usize| {
+            let strangers = &strangers;
+            async move {
+                let name = tag("lab/new", &n.to_string());
+                let call = strangers.enter(&name, 20).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                strangers.found(name).await;
+                call.map(drop)
+            }
+        };
+        let began = Instant::now();
+        let told = join_all((0..100).map(ask)).await;
+        assert!(told.iter().all(Result::is_ok), "{told:?}");
+        assert!(began.elapsed() > Duration::from_secs(10), "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

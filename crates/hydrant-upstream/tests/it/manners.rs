@@ -30,6 +30,34 @@ async fn names_nobody_has_cost_few_requests_and_few_tokens() {
 }
 
 #[tokio::test]
+async fn names_nobody_has_that_are_asked_for_at_once_cost_no_more() {
+    let lab = Lab::start().await;
+    lab.fake.inject("*", Fault::delay(Duration::from_millis(20)));
+    let ghosts: Vec<_> = (0..1_000).map(|n| format!("lab/ghost-{n}").parse().unwrap()).collect();
+    let one = tag("1");
+    join_all(ghosts.iter().map(|ghost| lab.client.manifest(ghost, &one, Interactive))).await;
+    let asked = lab.fake.gets("*/ghost-*");
+    assert!((95..=110).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn a_client_does_not_wait_behind_the_background_for_the_same_manifest() {
+    let lab = Lab::with(Setup { extra: json!({"concurrency": 4}), ..Setup::default() }).await;
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        bodies.push(lab.client.blob(&app(), lab.layer(), 0, Background).await.unwrap());
+    }
+    let (name, one) = (app(), tag("1"));
+    let mut behind = Box::pin(lab.client.manifest(&name, &one, Background));
+    assert!(futures::poll!(behind.as_mut()).is_pending());
+    let both = async { tokio::join!(behind, lab.client.manifest(&name, &one, Interactive)) };
+    let (behind, client) = tokio::time::timeout(Duration::from_secs(10), both).await.unwrap();
+    assert_eq!(behind.unwrap().digest, client.unwrap().digest);
+    assert_eq!(lab.fake.gets("*/manifests/*"), 1);
+    drop(bodies);
+}
+
+#[tokio::test]
 async fn a_missing_blob_is_not_asked_for_again_and_again() {
     let lab = Lab::start().await;
     let ghost = Digest::of(b"ghost");
