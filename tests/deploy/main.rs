@@ -15,6 +15,7 @@ mod dashboards;
 mod engine;
 mod here;
 mod image;
+mod pictures;
 mod rendered;
 mod tools;
 mod typed;
