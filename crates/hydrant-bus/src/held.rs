@@ -21,6 +21,7 @@ pub struct Held {
     value: watch::Sender<Bytes>,
     legacy: oneshot::Sender<Legacy>,
     standing: watch::Receiver<Standing>,
+    after_expiry: bool,
     keeper: JoinHandle<()>,
 }
 
@@ -58,9 +59,11 @@ impl SharedState {
         let attempt = Attempt::new(sealed.nonce, 0, Instant::now());
         match self.create_sealed(&key, &sealed, ttl).await? {
             Claimed::Taken(entry) => Ok(Claimed::Taken(entry)),
-            Claimed::Mine(revision) => {
-                let claim = Claim::won(&attempt, revision.0, ttl);
-                Ok(Claimed::Mine(Held::start(self.clone(), key, value, ttl, claim)))
+            Claimed::Mine(won) => {
+                let claim = Claim::won(&attempt, won.revision, ttl);
+                let mut held = Held::start(self.clone(), key, value, ttl, claim);
+                held.after_expiry = won.after_expiry;
+                Ok(Claimed::Mine(held))
             }
         }
     }
@@ -97,7 +100,14 @@ impl Held {
         let (told, standing) = watch::channel(standing);
         let due = Instant::now() + ttl / 3;
         let keeper = Keeper { state, key, ttl, values, will, claim, told, due };
-        Self { value, legacy, standing, keeper: tokio::spawn(keeper.keep()) }
+        let keeper = tokio::spawn(keeper.keep());
+        Self { value, legacy, standing, after_expiry: false, keeper }
+    }
+
+    /// Whether the key was free because the former holder let it expire within the last minute, and
+    /// did not give it back: it died, was frozen or was cut off, and others may know more than we do.
+    pub fn is_after_expiry(&self) -> bool {
+        self.after_expiry
     }
 
     /// Whether nobody else can have the key now. Needs no bus and no running background task, so

@@ -39,6 +39,8 @@ pub(crate) struct Entry {
 pub(crate) struct Last {
     pub(crate) revision: u64,
     pub(crate) entry: Option<Entry>,
+    /// There is none because its lifetime was over, and not because somebody removed it.
+    pub(crate) expired: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -184,9 +186,9 @@ pub(crate) async fn last_on(bus: &Bus, stream: &str, subject: &str) -> Result<La
         Ok(message) => {
             let nanos = message.time.unix_timestamp_nanos();
             let written_at = Timestamp::from_nanosecond(nanos).unwrap_or_default();
-            let (revision, value) = (message.sequence, message.payload);
+            let (revision, value) = (message.sequence, message.payload.clone());
             let entry = Entry { value, revision, written_at };
-            Ok(Last { revision, entry: (!is_deleted(&message.headers)).then_some(entry) })
+            Ok(Last::told(entry, Some(&message.headers)))
         }
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(Last::default()),
@@ -216,6 +218,10 @@ fn is_deleted(headers: &HeaderMap) -> bool {
     headers.get(KV_OPERATION).is_some() || headers.get(MARKER_REASON).is_some()
 }
 
+fn is_expired(headers: &HeaderMap) -> bool {
+    headers.get(MARKER_REASON).is_some_and(|reason| reason.as_str() == "MaxAge")
+}
+
 struct Watch {
     bucket: Bucket,
     key: String,
@@ -231,7 +237,7 @@ impl Watch {
     async fn next(&mut self) -> Option<Entry> {
         loop {
             match self.step().await {
-                Ok(Some(Last { revision, entry })) => {
+                Ok(Some(Last { revision, entry, .. })) => {
                     // A revision below the newest is a bucket that was restored or made anew: the
                     // leader said so. Revision 0 only says that there is nothing.
                     self.newest = if revision == 0 { self.newest } else { revision };
@@ -278,7 +284,13 @@ impl Last {
         let revision = info.stream_sequence;
         let written_at = published(message).unwrap_or_default();
         let entry = Entry { value: message.payload.clone(), revision, written_at };
-        let deleted = message.headers.as_ref().is_some_and(is_deleted);
-        Ok(Self { revision, entry: (!deleted).then_some(entry) })
+        Ok(Self::told(entry, message.headers.as_ref()))
+    }
+
+    fn told(entry: Entry, headers: Option<&HeaderMap>) -> Self {
+        let expired = headers.is_some_and(is_expired);
+        let revision = entry.revision;
+        let entry = (!headers.is_some_and(is_deleted)).then_some(entry);
+        Self { revision, entry, expired }
     }
 }

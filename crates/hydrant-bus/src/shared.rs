@@ -49,6 +49,13 @@ pub struct SharedState {
     pub(crate) bucket: Bucket,
 }
 
+/// A value that was written where there was none.
+pub(crate) struct Won {
+    pub(crate) revision: u64,
+    /// The one before it expired, and was not removed.
+    pub(crate) after_expiry: bool,
+}
+
 /// A value in its envelope.
 pub(crate) struct Sealed {
     pub(crate) nonce: u64,
@@ -78,7 +85,10 @@ impl SharedState {
         value: Bytes,
         ttl: Duration,
     ) -> Result<Claimed<Revision>, BusError> {
-        self.create_sealed(&name(key)?, &self.seal(&value)?, ttl).await
+        Ok(match self.create_sealed(&name(key)?, &self.seal(&value)?, ttl).await? {
+            Claimed::Mine(won) => Claimed::Mine(Revision(won.revision)),
+            Claimed::Taken(entry) => Claimed::Taken(entry),
+        })
     }
 
     /// Writes if the key's revision is `expected`, else [`BusError::Conflict`]; a value that
@@ -147,24 +157,32 @@ impl SharedState {
         key: &str,
         sealed: &Sealed,
         ttl: Duration,
-    ) -> Result<Claimed<Revision>, BusError> {
-        let mut expected = 0;
+    ) -> Result<Claimed<Won>, BusError> {
+        let (mut expected, mut after_expiry) = (0, false);
         for _ in 0..CREATE_TRIES {
             let failed = match self.put(key, sealed, expected, ttl).await {
-                Ok(revision) => return Ok(Claimed::Mine(Revision(revision))),
+                Ok(revision) => return Ok(Claimed::Mine(Won { revision, after_expiry })),
                 Err(error @ (BusError::Conflict { .. } | BusError::Unknown { .. })) => error,
                 Err(error) => return Err(error),
             };
-            match (failed, self.read(key).await) {
-                (_, Ok((_, Some(found)))) if found.nonce == sealed.nonce => {
-                    return Ok(Claimed::Mine(found.revision));
+            let last = self.bucket.last(key).await;
+            let found = match &last {
+                Ok(last) => last.entry.clone().map(Entry::open).transpose()?,
+                Err(_) => None,
+            };
+            match (failed, last, found) {
+                (_, _, Some(found)) if found.nonce == sealed.nonce => {
+                    let revision = found.revision.0;
+                    return Ok(Claimed::Mine(Won { revision, after_expiry }));
                 }
-                (_, Ok((_, Some(found)))) => return Ok(Claimed::Taken(found)),
+                (_, _, Some(found)) => return Ok(Claimed::Taken(found)),
                 // Expired or removed. Either left a mark, which is what has to be replaced.
-                (BusError::Conflict { .. }, Ok((revision, None))) => expected = revision,
-                (unknown @ BusError::Unknown { .. }, _) => return Err(unknown),
-                (_, Err(error)) => return Err(error),
-                (error, Ok((_, None))) => return Err(error),
+                (BusError::Conflict { .. }, Ok(last), None) => {
+                    (expected, after_expiry) = (last.revision, last.expired);
+                }
+                (unknown @ BusError::Unknown { .. }, _, None) => return Err(unknown),
+                (_, Err(error), None) => return Err(error),
+                (error, Ok(_), None) => return Err(error),
             }
         }
         Err(BusError::Conflict { what: "create a shared value" })

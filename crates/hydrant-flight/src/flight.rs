@@ -5,6 +5,7 @@ use crate::{
     error::FlightError,
     far::Far,
     insurance::Followers,
+    offers,
     peers::Offer,
     recent::{Budget, Recent},
     spool::SpoolReader,
@@ -217,8 +218,7 @@ impl Flight {
     /// The most that a follower has, beyond what is here. Whether it comes is known only once.
     pub(crate) fn take_offer(&self, here: u64) -> Option<Offer> {
         let mut offers = self.offers();
-        offers.retain(|offer| offer.upto > here);
-        let (best, _) = offers.iter().enumerate().max_by_key(|(_, offer)| offer.upto)?;
+        let best = offers::best(&offers, here)?;
         Some(offers.swap_remove(best))
     }
 

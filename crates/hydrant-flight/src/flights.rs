@@ -290,7 +290,12 @@ impl Flights {
         load: &mut Load,
     ) -> Result<(), FlightError> {
         let mut turn = self.0.turns.take(flight, upstream(source)).await;
-        let mut start = Start::Fresh;
+        // Who comes before those who read along with a dead leader have claimed its place waits for
+        // them as they would: what they have is not fetched again.
+        let mut start = match &turn {
+            Turn::Lead(tenure) if tenure.is_a_dead_ones() => Start::After,
+            Turn::Lead(_) | Turn::Follow(_) | Turn::Look(_) => Start::Fresh,
+        };
         loop {
             let next = match turn {
                 // Boxed: each part's state would otherwise sit beside the others'.

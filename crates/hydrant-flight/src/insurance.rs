@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::timeout};
 
 /// How far a leader runs ahead of the first of its followers, in bytes. With what sockets and
 /// batches hold it stays below a part of 16 MiB.
-const AHEAD: u64 = 4 * 1024 * 1024;
+pub(crate) const AHEAD: u64 = 4 * 1024 * 1024;
 /// The same before storage, which has nothing of a part before it has all.
 const AHEAD_OF_STORAGE: u64 = PART_BYTES as u64 + 3 * 1024 * 1024;
 /// Longest wait for storage in each [`AHEAD`] bytes: it may be away.
@@ -41,9 +41,7 @@ impl Followers {
     /// Waits while the first of them is too far behind `at`, and says whether it came along in
     /// time.
     async fn come_along(&self, at: u64) -> bool {
-        let near = |positions: &Positions| {
-            positions.of.values().max().is_none_or(|first| first + AHEAD >= at)
-        };
+        let near = |positions: &Positions| is_near(positions.of.values().max().copied(), at);
         timeout(PATIENCE, self.0.subscribe().wait_for(near)).await.is_ok()
     }
 
@@ -59,6 +57,12 @@ impl Followers {
         };
         timeout(STORING, self.0.subscribe().wait_for(near)).await.is_ok()
     }
+}
+
+/// Whether a leader may go on from `at`, when the first of its followers, if any, has the bytes before
+/// `first`.
+pub(crate) fn is_near(first: Option<u64>, at: u64) -> bool {
+    first.is_none_or(|first| first + AHEAD >= at)
 }
 
 /// Storage following a flight, until it is dropped.

@@ -28,6 +28,8 @@ mod leftovers;
 mod load;
 mod look;
 mod manifest;
+#[cfg(test)]
+mod model;
 mod offers;
 mod part;
 mod passthrough;

@@ -5,7 +5,7 @@ use crate::{
     error::FlightError,
     flight::Flight,
     load::Load,
-    peers::{Answer, Peers},
+    peers::{Answer, Offer, Peers},
 };
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for bytes that are at hand where they are asked for.
 const PROMPT: Duration = Duration::from_secs(1);
 /// Most offers that are tried in a row: who does not honour one costs its readers a second.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 /// How much more than the flight another process must have, for the upstream to be left for it.
-const WORTH: u64 = 4 * 1024 * 1024;
+pub(crate) const WORTH: u64 = 4 * 1024 * 1024;
 
 /// Takes what was offered: the most first, and where that does not come, the next.
 pub(crate) async fn accept(
@@ -34,6 +34,12 @@ pub(crate) async fn accept(
         }
     }
     Ok(())
+}
+
+/// Which of `offers` is the most, beyond what is `here`.
+pub(crate) fn best(offers: &[Offer], here: u64) -> Option<usize> {
+    let worth = offers.iter().enumerate().filter(|(_, offer)| offer.upto > here);
+    worth.max_by_key(|(_, offer)| offer.upto).map(|(at, _)| at)
 }
 
 /// Ends when another process has so much more that the upstream need not be asked for it.

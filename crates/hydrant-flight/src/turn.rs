@@ -256,6 +256,14 @@ impl Tenure {
         }
     }
 
+    /// Whether the one before died, or was cut off, in the middle of it.
+    pub fn is_a_dead_ones(&self) -> bool {
+        match self {
+            Self::Sole | Self::Apart => false,
+            Self::Seated(standing) => standing.held.as_ref().is_some_and(Held::is_after_expiry),
+        }
+    }
+
     /// Keeps the lease, tells of new grants, and asks for it again where it was lost. Returns when
     /// that changes something.
     pub async fn news(&mut self) -> News {

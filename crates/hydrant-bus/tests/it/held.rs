@@ -46,6 +46,22 @@ async fn lost(held: &Held) -> Lost {
 }
 
 #[tokio::test]
+async fn who_holds_after_a_lease_expired_knows_it_and_after_one_was_given_back_does_not() {
+    let server = NatsServer::start().await;
+    let (bus, other) = (connect(&server).await, connect(&server).await.shared_state());
+    let state = bus.shared_state();
+    let first = hold(&state, "one", LONG).await;
+    assert!(!first.is_after_expiry());
+    first.release().await;
+    let second = hold(&other, "two", LONG).await;
+    assert!(!second.is_after_expiry());
+    second.release().await;
+    // As a killed holder leaves it.
+    state.create(&key(), "three".into(), SECOND).await.unwrap();
+    assert!(hold_soon(&other, LONG).await.is_after_expiry());
+}
+
+#[tokio::test]
 async fn a_lease_is_kept_as_long_as_its_holder_lives_and_can_be_given_back() {
     let server = NatsServer::start().await;
     let (bus, other) = (connect(&server).await, connect(&server).await.shared_state());

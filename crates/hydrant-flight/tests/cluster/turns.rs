@@ -3,7 +3,7 @@
 use crate::{LIMIT, Lab, collect, grant, lab::MIB, name, spooled};
 use hydrant_flight::{ManifestSource, Source};
 use hydrant_proto::{Digest, ManifestRecord, codec, subject::StateKey};
-use hydrant_testkit::{Fault, Flow};
+use hydrant_testkit::{Fault, Flow, until};
 use hydrant_upstream::Priority;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -21,6 +21,29 @@ async fn whoever_takes_over_finds_what_was_stored_meanwhile() {
     lab.check(&follower).await;
     follower.stored().await.unwrap();
     assert_eq!(lab.reads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_first_after_a_leader_died_takes_what_its_followers_have() {
+    let lab = Lab::start(24 * MIB).await;
+    let (first, second, third) = (lab.member().await, lab.member().await, lab.member().await);
+    lab.upstream.inject("*/blobs/*", Fault::slow(4 * MIB).times(1));
+    first.lead().await;
+    let follower = second.fly().await;
+    spooled(&follower, 8 * MIB).await;
+    // It dies without giving its lease back, and the follower looks for it once a second only.
+    first.to_peer.flow(Flow::Hold);
+    first.without_bus().await;
+    first.flights.stop().await;
+    let key = StateKey::Flight(lab.layer.digest.clone());
+    let state = third.bus.shared_state();
+    until("the lease to expire", LIMIT, async || {
+        state.get(&key).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    let late = third.fly().await;
+    tokio::join!(lab.check(&follower), lab.check(&late));
+    assert!(lab.read_bytes() < lab.layer.size + 6 * MIB, "{} bytes", lab.read_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]
