@@ -56,8 +56,8 @@ impl Cluster {
     }
 }
 
-/// Ends the leader of the flight of `digest`, however it is to be ended.
-async fn end_leader(cluster: &mut Cluster, digest: &Digest, end: impl Fn(&mut Hydrant)) {
+/// Ends the leader of the flight of `digest`, however it is to be ended, and tells its peer address.
+async fn end_leader(cluster: &mut Cluster, digest: &Digest, end: impl Fn(&mut Hydrant)) -> String {
     let bus = Bus::connect(BusConfig::new(cluster.nats.url(), "hydrant-it".to_owned()));
     let bus = bus.await.expect("the url is valid");
     let key = StateKey::Flight(digest.clone());
@@ -69,6 +69,7 @@ async fn end_leader(cluster: &mut Cluster, digest: &Digest, end: impl Fn(&mut Hy
     let mut all = cluster.frontends.iter_mut().chain(&mut cluster.importers);
     let leader = all.find(|process| process.peer() == record.peer);
     end(leader.expect("one of the processes leads"));
+    record.peer
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,9 +201,11 @@ mod large {
             (cluster.upstream.bytes(&layer_path) >= LAYER * percent / 100).then_some(())
         })
         .await;
-        end_leader(&mut cluster, &layer.digest, &end).await;
-        for pulled in join_all(pulls).await {
-            pulled.expect("no client panics").expect("every client gets the image");
+        let ended = end_leader(&mut cluster, &layer.digest, &end).await;
+        for (n, pulled) in join_all(pulls).await.into_iter().enumerate() {
+            let pulled = pulled.expect("no client panics").expect("every client gets the image");
+            let asked = &cluster.frontends[n % cluster.frontends.len()];
+            assert!(pulled.breaks == 0 || asked.peer() == ended, "a client of another noticed");
         }
         hydrated(&cluster.control, "lab/app:1").await;
         let read = cluster.upstream.bytes(&layer_path);
