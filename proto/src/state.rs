@@ -245,7 +245,7 @@ impl Message for PartsRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ManifestRecord {
-    /// The writer is fetching it.
+    /// The writer is fetching it, for a client.
     Asked,
     /// The upstream delivered it. `bytes` are left out when they are many; storage has them then.
     Brought {
@@ -258,6 +258,8 @@ pub enum ManifestRecord {
     },
     /// The upstream is in trouble: who waited need not ask as well.
     Failed { class: FailureClass, reason: String, retry_after_seconds: Option<u64> },
+    /// The writer is fetching it when clients leave room for that; a client need not wait for it.
+    Ordered,
 }
 
 impl Message for ManifestRecord {

@@ -145,6 +145,7 @@ fn every_message_is_written_as_it_always_was() {
     };
     fixture("parts-record", &parts);
     fixture("manifest-record-asked", &ManifestRecord::Asked);
+    fixture("manifest-record-ordered", &ManifestRecord::Ordered);
     let brought = ManifestRecord::Brought {
         digest: Digest::of(b"{}"),
         media_type: MediaType::OciIndex,

@@ -1,5 +1,7 @@
 //! One upstream read per manifest: whoever asks first fetches it and leaves it on the bus for a
-//! while, since manifests are small. Those who ask meanwhile wait for it.
+//! while, since manifests are small. Those who ask meanwhile wait for it. A client does not wait for
+//! what is asked in the background: in its own process that becomes urgent, and from another one the
+//! question is taken over.
 
 use crate::{
     error::{FlightError, is_of_the_upstream},
@@ -12,10 +14,10 @@ use hydrant_bus::{Claimed, Entry, SharedState};
 use hydrant_proto::{
     Digest, ManifestRecord, MediaType, Reference, RepositoryName, codec, subject::StateKey,
 };
-use hydrant_upstream::{Client, FetchedManifest, Priority, UpstreamError};
+use hydrant_upstream::{Client, FetchedManifest, Priority, UpstreamError, Urgency};
 use jiff::Timestamp;
-use std::{sync::Arc, time::Duration};
-use tokio::time::sleep;
+use std::{future::pending, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// Longest time a manifest is left for others.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -23,6 +25,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 const FAILED: Duration = Duration::from_secs(1);
 /// Most bytes of a manifest left on the bus itself, whose memory for all shared state is 64 MiB.
 const INLINE: usize = 32 * 1024;
+/// How long a client waits for what another process asks in the background: when it need not queue, an
+/// upstream rarely takes longer.
+const BEHIND: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,9 +53,9 @@ impl ManifestSource {
         StateKey::Manifest(Digest::of(text.as_bytes()).hex().to_owned())
     }
 
-    async fn fetch(&self) -> Result<Sourced, UpstreamError> {
+    async fn fetch(&self, urgency: impl Into<Urgency>) -> Result<Sourced, UpstreamError> {
         let asked_at = Timestamp::now();
-        let asked = self.client.manifest(&self.upstream_repository, &self.reference, self.priority);
+        let asked = self.client.manifest(&self.upstream_repository, &self.reference, urgency);
         Ok(Sourced { manifest: asked.await?, asked_at })
     }
 
@@ -78,44 +83,64 @@ impl Sourced {
 
 /// What another process did.
 enum Word {
-    Asking,
+    Asking(Priority),
     Brought(Sourced),
     Failed(FlightError),
     /// Nothing that helps.
     Unclear,
 }
 
+/// How a wait for another process's answer ended.
+enum Waited {
+    /// The entry is another one, or gone, or nobody works on it.
+    Over,
+    /// It took too long; the entry as it was read last.
+    Enough(Entry),
+}
+
 impl Flights {
     /// The manifest, verified, by one GET in the whole cluster, however many ask at the same time.
     pub async fn manifest(&self, source: &ManifestSource) -> Result<Sourced, FlightError> {
-        let Some(state) = self.0.turns.state() else { return Ok(source.fetch().await?) };
+        let priority = source.priority;
+        let Some(state) = self.0.turns.state() else { return Ok(source.fetch(priority).await?) };
         let key = source.key();
-        let mut waited = false;
+        let (mut waited, mut former) = (false, None);
         loop {
-            let entry = match self.claim(state, &key, None).await {
+            let takes_over = former.is_some();
+            let entry = match self.claim(state, &key, former.take(), priority).await {
                 Some(Claimed::Mine(question)) => {
-                    return self.fetch_for_all(source, question).await;
+                    match self.fetch_for_all(source, state, &key, question).await? {
+                        Some(found) => return Ok(found),
+                        // Who took it over asked after this did.
+                        None => waited = true,
+                    }
+                    continue;
                 }
                 Some(Claimed::Taken(entry)) => entry,
-                None => return Ok(source.fetch().await?),
+                None if takes_over => {
+                    waited = false;
+                    continue;
+                }
+                None => return Ok(source.fetch(priority).await?),
             };
             match self.word(&entry, source).await {
-                Word::Asking if !self.0.questions.is_stray(state, &key, &entry) => {
-                    waited = self.wait(state, &key, &entry).await;
+                Word::Asking(by) if !self.0.questions.is_stray(state, &key, &entry) => {
+                    // Our own has become a client's by our asking for it.
+                    let is_behind = by == Priority::Background
+                        && priority == Priority::Interactive
+                        && entry.owner != state.owner();
+                    let longest = is_behind.then_some(BEHIND);
+                    match self.wait(state, &key, entry, longest).await {
+                        Waited::Over => waited = true,
+                        Waited::Enough(entry) => former = Some(entry),
+                    }
                 }
                 Word::Brought(found) if waited || found.is_within(source.remember) => {
                     return Ok(found);
                 }
                 Word::Failed(error) if waited => return Err(error),
-                Word::Unclear => return Ok(source.fetch().await?),
-                Word::Asking | Word::Brought(_) | Word::Failed(_) => {
-                    match self.claim(state, &key, Some(entry)).await {
-                        Some(Claimed::Mine(question)) => {
-                            return self.fetch_for_all(source, question).await;
-                        }
-                        Some(Claimed::Taken(_)) | None => waited = false,
-                    }
-                }
+                Word::Unclear => return Ok(source.fetch(priority).await?),
+                Word::Asking(_) | Word::Brought(_) | Word::Failed(_) => former = Some(entry),
             }
         }
     }
@@ -127,36 +152,53 @@ impl Flights {
         state: &SharedState,
         key: &StateKey,
         former: Option<Entry>,
+        priority: Priority,
     ) -> Option<Claimed<Question>> {
-        let asked = codec::encode(&ManifestRecord::Asked).into();
-        let claim = self.0.questions.claim(state, key.clone(), asked, former, LEASE);
+        let (asked, questions) = (asked(priority), &self.0.questions);
+        let claim = questions.claim(state, key.clone(), asked, former, LEASE, priority);
         self.0.turns.in_time(self.0.tasks.spawn(claim)).await?.ok()?.ok()
     }
 
-    /// Waits until the entry is another one, or gone, or nobody works on it. True, since then it was
-    /// waited for.
-    async fn wait(&self, state: &SharedState, key: &StateKey, entry: &Entry) -> bool {
-        let mut pause = FIRST_PAUSE;
-        while !self.0.questions.is_stray(state, key, entry) {
+    /// Waits for what comes of the entry, no longer than `longest`.
+    async fn wait(
+        &self,
+        state: &SharedState,
+        key: &StateKey,
+        mut entry: Entry,
+        longest: Option<Duration>,
+    ) -> Waited {
+        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        while !self.0.questions.is_stray(state, key, &entry) {
+            if longest.is_some_and(|longest| began.elapsed() >= longest) {
+                return Waited::Enough(entry);
+            }
             sleep(pause).await;
             match state.get(key).await {
-                Ok(Some(now)) if is_same(&now, entry) => {}
+                Ok(Some(now)) if is_same(&now, &entry) => entry = now,
                 // Without a bus the next claim says what to do.
-                Ok(_) | Err(_) => return true,
+                Ok(_) | Err(_) => return Waited::Over,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        true
+        Waited::Over
     }
 
+    /// `None` when a client of another process asks in our place.
     async fn fetch_for_all(
         &self,
         source: &ManifestSource,
+        state: &SharedState,
+        key: &StateKey,
         question: Question,
-    ) -> Result<Sourced, FlightError> {
-        let fetched = source.fetch().await;
+    ) -> Result<Option<Sourced>, FlightError> {
+        let fetched = tokio::select! {
+            fetched = source.fetch(question.urgency().clone()) => fetched,
+            () = taken_over(state, key, &question) => return Ok(None),
+        };
         let left = match &fetched {
             Ok(found) => Some((brought(found), source.kept_for())),
+            // What is kept for clients may be there for who waits.
+            Err(UpstreamError::Reserved { .. }) => None,
             Err(error) if is_of_the_upstream(error.class()) => Some((failed(error), FAILED)),
             // It may be ours alone; the next one asks.
             Err(_) => None,
@@ -168,7 +210,7 @@ impl Flights {
                 flights.leave_for_others(question, record, manifest, kept_for).await
             });
         }
-        Ok(fetched?)
+        Ok(Some(fetched?))
     }
 
     /// Off the path of the answer. What cannot be left is asked for again.
@@ -192,7 +234,8 @@ impl Flights {
 
     async fn word(&self, entry: &Entry, source: &ManifestSource) -> Word {
         match codec::decode::<ManifestRecord>(&entry.value) {
-            Ok(ManifestRecord::Asked) => Word::Asking,
+            Ok(ManifestRecord::Asked) => Word::Asking(Priority::Interactive),
+            Ok(ManifestRecord::Ordered) => Word::Asking(Priority::Background),
             Ok(ManifestRecord::Brought { digest, media_type, asked_at, bytes }) => {
                 let bytes = match bytes {
                     Some(bytes) => Some(Bytes::from(bytes)),
@@ -210,6 +253,40 @@ impl Flights {
             Err(_) => Word::Unclear,
         }
     }
+}
+
+/// Ends when a client of another process has taken the question over while none asks here. Tells the
+/// others when one does.
+async fn taken_over(state: &SharedState, key: &StateKey, question: &Question) {
+    if question.urgency().now() == Priority::Interactive {
+        return pending().await;
+    }
+    let taken = async {
+        loop {
+            // Sooner than the answer to a client may be gone again.
+            sleep(BEHIND / 2).await;
+            if let Ok(Some(entry)) = state.get(key).await
+                && entry.owner != state.owner()
+            {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = taken => {}
+        () = question.urgency().raised() => {
+            question.say(asked(Priority::Interactive));
+            pending().await
+        }
+    }
+}
+
+fn asked(priority: Priority) -> Bytes {
+    let record = match priority {
+        Priority::Interactive => ManifestRecord::Asked,
+        Priority::Background => ManifestRecord::Ordered,
+    };
+    codec::encode(&record).into()
 }
 
 /// Whether it is what was asked for is not taken on trust.
