@@ -198,7 +198,8 @@ async fn serve(
     let Some(consumer) = stop.run_until_cancelled(attaching).await else { return };
     attached.flag.store(true, Ordering::Release);
     attached.bell.notify_one();
-    endpoint.serve(consumer, past, stop).await;
+    // Boxed: it is as large as a delivery, and this future is moved before it comes to that.
+    Box::pin(endpoint.serve(consumer, past, stop)).await;
 }
 
 /// The webhook's consumer. Where there is none yet it begins when the resources were last written,
