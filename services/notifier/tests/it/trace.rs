@@ -25,23 +25,31 @@ async fn one_trace_from_the_event_to_every_attempt() {
     let notifier = bench.notifier(Settings { schedule, ..Settings::default() }).await;
     let publish = async {
         bench.publish(&hydrated(1)).await;
-        let traceparent = propagation::inject_current().remove(0).1;
-        (propagation::current_trace_id().unwrap(), traceparent)
+        propagation::current_trace_id().unwrap()
     };
-    let (trace, traceparent) =
-        publish.instrument(tracing::info_span!(target: "hydrant_test", "import")).await;
+    let trace = publish.instrument(tracing::info_span!(target: "hydrant_test", "import")).await;
     let received = sink.wait_for(2, SOON).await;
     notifier.stop().await;
     tokio::task::spawn_blocking(move || telemetry.flush()).await.unwrap();
 
     // The attribute tells of the origin, the same each time; the header of this one hop.
-    assert!(received.iter().all(|r| r.json()["traceparent"] == traceparent.as_str()));
+    let told: HashSet<_> = received.iter().map(|r| r.json()["traceparent"].to_string()).collect();
+    let sending = receiver
+        .wait_until("the event to be sent", SOON, |spans| {
+            let mut of_it = spans.iter().filter(|s| s.trace_id == trace);
+            let sent = of_it.find(|s| s.name == "publish HYDRANT_EVENTS")?;
+            Some(format!("\"00-{trace}-{}-01\"", sent.span_id))
+        })
+        .await;
+    assert_eq!(told, HashSet::from([sending]));
     let hops: HashSet<_> = receiver
         .wait_until("both attempts", SOON, |spans| {
-            let attempts =
-                spans.iter().filter(|s| s.name == "process HYDRANT_EVENTS" && s.trace_id == trace);
-            let hops: HashSet<_> =
-                attempts.map(|s| format!("00-{trace}-{}-01", s.span_id)).collect();
+            let of_it = || spans.iter().filter(|s| s.trace_id == trace);
+            let attempts = of_it().filter(|s| s.name == "process HYDRANT_EVENTS");
+            let attempts: HashSet<_> = attempts.map(|s| Some(&s.span_id)).collect();
+            // The request of each attempt.
+            let asked = of_it().filter(|s| attempts.contains(&s.parent_span_id.as_ref()));
+            let hops: HashSet<_> = asked.map(|s| format!("00-{trace}-{}-01", s.span_id)).collect();
             (hops.len() == 2).then_some(hops)
         })
         .await;
