@@ -13,6 +13,10 @@ const ATTEMPTS: u32 = 12;
 /// Attempts for causes that hardly ever pass by themselves.
 const FEW_ATTEMPTS: u32 = 3;
 
+/// Longest wait for a limit of the upstream, whatever that says: it may be lifted sooner, and until it is,
+/// looking again asks the upstream nothing.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
 /// Why an attempt at a job did not make the image durable.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -119,12 +123,28 @@ fn by_class(class: FailureClass, retry_after: Option<Duration>) -> Remedy {
         | FailureClass::UpstreamLoop => Remedy::DeadLetter,
         FailureClass::Integrity => Remedy::Retry { attempts: FEW_ATTEMPTS },
         FailureClass::UpstreamLimit | FailureClass::BreakerOpen => {
-            Remedy::Wait(retry_after.unwrap_or(Duration::from_secs(10)))
+            Remedy::Wait(retry_after.unwrap_or(Duration::from_secs(10)).min(LONGEST_WAIT))
         }
         // A credential may be in the middle of its rotation.
         FailureClass::UpstreamDown | FailureClass::UpstreamAuth => {
             Remedy::Retry { attempts: ATTEMPTS }
         }
         FailureClass::Storage => Remedy::Wait(Duration::from_secs(5)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_waited_for_but_not_slept_through() {
+        let limited = |seconds| {
+            let (upstream, detail) = ("hub".to_owned(), "429".to_owned());
+            let retry_after = Duration::from_secs(seconds);
+            ImportError::from(UpstreamError::Limited { upstream, retry_after, detail }).remedy()
+        };
+        assert_eq!(limited(7), Remedy::Wait(Duration::from_secs(7)));
+        assert_eq!(limited(6 * 3600), Remedy::Wait(LONGEST_WAIT));
     }
 }
