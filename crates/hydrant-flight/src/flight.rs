@@ -23,6 +23,8 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
+/// Bytes a reader takes from the spool at a time.
+const BLOCK: u64 = 128 * 1024;
 /// Most followers whose offers are kept in mind.
 const MAX_OFFERS: usize = 64;
 
@@ -405,7 +407,7 @@ impl Reading {
                 let now = self.progress.borrow_and_update();
                 let upto = now.readable_at(at).min(end.unwrap_or(u64::MAX));
                 if at < upto {
-                    return Ok(Some(at..upto.min(at + self.flight.0.recent.block())));
+                    return Ok(Some(at..upto.min(at + BLOCK)));
                 }
                 if end.is_some_and(|end| at >= end) || (now.whole && at >= now.spooled) {
                     return Ok(None);

@@ -1,6 +1,6 @@
 //! The last pieces of a flight, in memory: a reader who keeps up is served from here and costs the
 //! spool file nothing. What is kept is bounded for each flight and for all of them; whoever is further
-//! behind reads the file, in blocks that are smaller the more readers there are.
+//! behind reads the file.
 
 use bytes::Bytes;
 use std::{
@@ -16,21 +16,9 @@ const OF_ONE: usize = 1024 * 1024;
 /// Most bytes kept of all flights of a process.
 const OF_ALL: usize = 16 * 1024 * 1024;
 
-/// Bytes that a reader takes from the spool at a time, in the largest crowd and alone.
-const BLOCK: (usize, usize) = (32 * 1024, 128 * 1024);
-/// What one block of each reader comes to at most, until blocks are at their smallest.
-const OF_READERS: usize = 16 * 1024 * 1024;
-
-/// What all flights of a process have in memory.
+/// What all flights keep, in bytes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Budget(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    /// Bytes of last pieces.
-    kept: AtomicUsize,
-    readers: AtomicUsize,
-}
+pub(crate) struct Budget(Arc<AtomicUsize>);
 
 /// The last pieces of one flight, while there are readers.
 #[derive(Debug)]
@@ -84,18 +72,10 @@ impl Recent {
     }
 
     pub fn reader(&self) {
-        self.budget.0.readers.fetch_add(1, Relaxed);
         self.readers.fetch_add(1, Relaxed);
     }
 
-    /// Most bytes that a reader takes from the spool at a time.
-    pub fn block(&self) -> u64 {
-        let share = OF_READERS / self.budget.0.readers.load(Relaxed).max(1);
-        share.clamp(BLOCK.0, BLOCK.1) as u64
-    }
-
     pub fn reader_left(&self) {
-        self.budget.0.readers.fetch_sub(1, Relaxed);
         if self.readers.fetch_sub(1, Relaxed) == 1 {
             self.forget_all();
         }
@@ -111,12 +91,12 @@ impl Recent {
     fn forget_first(&self, pieces: &mut Pieces) {
         let length = pieces.all.pop_front().map_or(0, |(_, piece)| piece.len());
         pieces.bytes -= length;
-        self.budget.0.kept.fetch_sub(length, Relaxed);
+        self.budget.0.fetch_sub(length, Relaxed);
     }
 
     fn take(&self, bytes: usize) -> bool {
         let fits = |used: usize| (used + bytes <= OF_ALL).then_some(used + bytes);
-        self.budget.0.kept.fetch_update(Relaxed, Relaxed, fits).is_ok()
+        self.budget.0.fetch_update(Relaxed, Relaxed, fits).is_ok()
     }
 
     fn pieces(&self) -> MutexGuard<'_, Pieces> {
@@ -147,7 +127,7 @@ mod tests {
         recent.reader();
         for (n, at) in (0_u8..8).zip((0..).step_by(OF_ONE / 4)) {
             recent.keep(at, &[piece(n, OF_ONE / 4)]);
-            assert!(budget.0.kept.load(Relaxed) <= OF_ONE);
+            assert!(budget.0.load(Relaxed) <= OF_ONE);
         }
         let quarter = OF_ONE as u64 / 4;
         assert_eq!(recent.read(3 * quarter, u64::MAX), None, "it is long past");
@@ -155,25 +135,11 @@ mod tests {
         assert_eq!(recent.read(5 * quarter + 1, 5 * quarter + 4).unwrap(), [5, 5, 5][..]);
         assert_eq!(recent.read(8 * quarter, u64::MAX), None, "it is not there yet");
         let others = Recent::new(&budget);
-        budget.0.kept.fetch_add(OF_ALL - OF_ONE, Relaxed);
+        budget.0.fetch_add(OF_ALL - OF_ONE, Relaxed);
         others.reader();
         others.keep(0, &[piece(9, 1)]);
         assert_eq!(others.read(0, 1), None, "all there may be is kept already");
         recent.reader_left();
-        assert_eq!(budget.0.kept.load(Relaxed), OF_ALL - OF_ONE);
-    }
-
-    #[test]
-    fn a_crowd_of_readers_takes_smaller_blocks() {
-        let budget = Budget::default();
-        let (one, other) = (Recent::new(&budget), Recent::new(&budget));
-        one.reader();
-        assert_eq!(one.block(), 128 * 1024);
-        (1..256).for_each(|_| other.reader());
-        assert_eq!(one.block(), 64 * 1024);
-        (256..1000).for_each(|_| other.reader());
-        assert_eq!(one.block(), 32 * 1024);
-        (1..1000).for_each(|_| other.reader_left());
-        assert_eq!(one.block(), 128 * 1024);
+        assert_eq!(budget.0.load(Relaxed), OF_ALL - OF_ONE);
     }
 }
